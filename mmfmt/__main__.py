@@ -1,0 +1,5 @@
+"""`python -m mmfmt`."""
+
+from mmfmt.cli import main
+
+main()

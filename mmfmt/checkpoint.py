@@ -1,0 +1,123 @@
+"""A weight set matched against the layout tables: parameters, and the modules they form."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmfmt.errors import MmfmtError
+from mmfmt.header import Entry
+from mmfmt.layout import Match, Naming, Row, Slots, Symbols, detect_generation, native, rows
+from mmfmt.repo import HF_STEM, WeightSet
+from mmfmt.schemas import table
+
+FLOATS = ("BF16", "F16", "F32")
+LINEAR_KINDS = ("linear", "head", "merger")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One stored tensor and the row it belongs to."""
+
+    name: str
+    shard: str
+    entry: Entry
+    match: Match
+
+    @property
+    def suffix(self) -> str:
+        return self.match.suffix
+
+
+@dataclass(frozen=True)
+class Module:
+    """The parameters of one module, by suffix."""
+
+    row: Row
+    slots: Slots
+    name: str
+    parameters: Mapping[str, Parameter]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any parameter is one that only a quantized module has."""
+        suffixes = table("suffixes")
+        if any(suffixes[suffix].get("quantized") for suffix in self.parameters):
+            return True
+        weight = self.parameters.get("weight")
+        return weight is not None and weight.entry.dtype not in FLOATS
+
+    @property
+    def fused_group(self) -> tuple[str, Slots, str]:
+        """Equal for modules that loaders fuse into one (q, k, v; gate, up)."""
+        parent = self.name.rpartition(".")[0]
+        return (parent, self.slots, self.row.fused or self.name)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight set whose tensors are matched; the unmatched ones are in `unknown`."""
+
+    weights: WeightSet
+    naming: Naming
+
+    @cached_property
+    def matches(self) -> Mapping[str, Match | None]:
+        return {name: self.naming.match(name) for name in self.weights.tensors}
+
+    @property
+    def unknown(self) -> list[str]:
+        return [name for name, match in self.matches.items() if match is None]
+
+    def shard(self, shard: str) -> list[Parameter]:
+        """The matched parameters of one shard, in the order of their bytes."""
+        entries = self.weights.headers[shard].by_offset()
+        found = ((name, entry, self.matches[name]) for name, entry in entries)
+        return [Parameter(name, shard, entry, match) for name, entry, match in found if match]
+
+    @cached_property
+    def modules(self) -> Mapping[tuple[Row, Slots], Module]:
+        """Every module with at least one parameter, in file order."""
+        grouped: dict[tuple[Row, Slots], dict[str, Parameter]] = {}
+        for shard in self.weights.shards:
+            for parameter in self.shard(shard):
+                key = (parameter.match.row, parameter.match.slots)
+                grouped.setdefault(key, {})[parameter.suffix] = parameter
+        return {
+            (row, slots): Module(row, slots, self.naming.module(row, slots), parameters)
+            for (row, slots), parameters in grouped.items()
+        }
+
+    def has(self, native_name: str) -> bool:
+        """Whether a module without slots is present, by its native name (`output`)."""
+        return any(row.native == native_name for row, _ in self.modules)
+
+    @property
+    def linears(self) -> list[Module]:
+        """Every module with a weight matrix, output head included."""
+        return [module for module in self.modules.values() if module.row.kind in LINEAR_KINDS]
+
+
+def open_checkpoint(weights: WeightSet) -> Checkpoint:
+    """Match a weight set; a HF set's prefix generation is told from its names."""
+    hf = weights.stem == HF_STEM
+    return Checkpoint(weights, detect_generation(weights.tensors) if hf else native())
+
+
+def expected_modules(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Slots]]:
+    """The modules that a model with these params has under a naming."""
+    for row in rows():
+        if naming.has(row) and row.expected(symbols) and _has_slots(row, symbols):
+            yield from ((row, slots) for slots in row.instances(symbols))
+
+
+def _has_slots(row: Row, symbols: Symbols) -> bool:
+    # a text-only model has no vision_encoder params at all
+    return all(field in symbols for _, field in row.slots)
+
+
+def unknown_tensor(checkpoint: Checkpoint, name: str) -> MmfmtError:
+    """The error for a tensor that no row matches."""
+    nearest = checkpoint.naming.nearest(name)
+    problem = f"no {checkpoint.naming.label} tensor of a known family has this name"
+    shard = next(s for s, header in checkpoint.weights.headers.items() if name in header.tensors)
+    return MmfmtError(f"{shard}: {name}", problem, f"nearest known: {nearest}")

@@ -1,0 +1,143 @@
+"""The command line: parses, wires the rooms together, prints. Exit 0 good, 1 findings, 2 error."""
+
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from mmfmt import __version__
+from mmfmt.errors import MmfmtError
+from mmfmt.reader import reader, reader_labels
+from mmfmt.repo import Repo, open_repo
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Size(click.ParamType):
+    """A byte count such as `5GB`, `500MiB` or `1000000`."""
+
+    name = "size"
+    _UNITS = {"": 1, **{f"{u}B": 1000**n for n, u in enumerate("KMGT", 1)}}
+    _UNITS |= {f"{u}IB": 1024**n for n, u in enumerate("KMGT", 1)}
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", str(value).upper())
+        if not found or found[2] not in self._UNITS or not (size := self._size(found)):
+            self.fail(f"{value!r} is not a size such as 5GB", param, ctx)
+        return size
+
+    def _size(self, found: re.Match[str]) -> int:
+        return int(float(found[1]) * self._UNITS[found[2]])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="mmfmt")
+def cli() -> None:
+    """Convert Mistral checkpoints between the Hugging Face and the consolidated layout,
+    and verify them before upload."""
+
+
+@cli.group()
+def convert() -> None:
+    """Convert a checkpoint from one layout to the other."""
+
+
+@convert.command("hf-to-consolidated")
+@click.argument("src", type=FOLDER)
+@click.argument("dst", type=FOLDER, required=False)
+@click.option("--tokenizer-from", type=FOLDER, help="Repo to take tekken.json from if SRC has none.")
+@click.option(
+    "--reader",
+    "reader_label",
+    type=click.Choice(reader_labels()),
+    default="vllm",
+    show_default=True,
+    help="Whose row order packed Q and K take: vLLM's loader, or Mistral's own order.",
+)
+@click.option("--max-shard-size", type=Size(), help="Split anew, e.g. 5GB. Default: as SRC.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--force", is_flag=True, help="Replace a consolidated set that is there already.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def hf_to_consolidated(
+    src: Path,
+    dst: Path | None,
+    tokenizer_from: Path | None,
+    reader_label: str,
+    max_shard_size: int | None,
+    dry_run: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Write the consolidated set of a Hugging Face checkpoint.
+
+    Without DST it is added to SRC, which then holds both layouts.
+    """
+    from mmfmt.convert.consolidated import Request, plan_consolidated
+    from mmfmt.convert.report import print_plan
+
+    request = Request(
+        source=open_repo(src),
+        target=dst or src,
+        reader=reader(reader_label),
+        tokenizer_from=open_repo(tokenizer_from) if tokenizer_from else None,
+        max_shard_bytes=max_shard_size,
+    )
+    plan = plan_consolidated(request)
+    console = Console(stderr=True, quiet=quiet)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", highlight=False)
+    if dry_run:
+        print_plan(plan, Console())
+    else:
+        _carry_out(plan, force, console)
+
+
+def _carry_out(plan: Any, force: bool, console: Console) -> None:
+    from mmfmt.convert.execute import check_target, execute
+    from mmfmt.convert.report import format_bytes, progress
+
+    replaced = _replaced(plan)
+    check_target(plan, replaced, force)
+    start = time.monotonic()
+    with progress(plan.data_bytes, console, console.quiet) as advance:
+        execute(plan, replaced, advance)
+    seconds = time.monotonic() - start
+    rate = f"{format_bytes(plan.data_bytes)} in {seconds:.1f} s"
+    console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}", highlight=False)
+
+
+def _replaced(plan: Any) -> tuple[str, ...]:
+    """Files of an earlier consolidated set, and any other file that the plan would overwrite."""
+    target = Repo(Path(plan.target))
+    names = {*target.native.on_disk, target.native.index_path.name, *plan.files}
+    return tuple(sorted(name for name in names if (target.path / name).exists()))
+
+
+def main() -> None:
+    """Entry point: errors become one line on stderr and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        cli(standalone_mode=False)
+    except MmfmtError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted, nothing was published", 130)
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Conversion: a plan made from headers, and the executor that carries it out."""

@@ -1,0 +1,211 @@
+"""Carry out a plan: stream bytes into a staging folder, check them, then publish by renames.
+
+Knows files, offsets and buffers; knows nothing of models. Memory stays bounded by `CHUNK`
+(or one attention head), whatever the size of a shard.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mmfmt.convert.plan import Copy, PackedRows, Plan, PlannedShard, Rows, Segment
+from mmfmt.convert.rows import packed_to_native, to_native
+from mmfmt.errors import MmfmtError
+from mmfmt.header import Entry, Header, encode_header, read_header
+
+CHUNK = 8 << 20
+STAGING_PREFIX = ".mmfmt-"
+# room for headers, index and the like when free space is checked
+_SLACK = 16 << 20
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+
+Advance = Callable[[int], None]
+"""Called with each number of bytes written."""
+
+
+def check_target(plan: Plan, replaced: tuple[str, ...], force: bool) -> None:
+    """Refuse a plan that would overwrite files (without `force`) or does not fit the disk."""
+    target = Path(plan.target)
+    if replaced and not force:
+        found = ", ".join(replaced[:3]) + (", ..." if len(replaced) > 3 else "")
+        raise MmfmtError(plan.target, f"holds {found} already", "use --force to replace them")
+    existing = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise MmfmtError(str(existing), "is not a folder")
+    free, needed = shutil.disk_usage(existing).free, plan.data_bytes + _SLACK
+    if free < needed:
+        problem = f"{free:,} bytes are free, {needed:,} are needed"
+        raise MmfmtError(plan.target, problem, "make room or name another DST")
+
+
+def execute(plan: Plan, replaced: tuple[str, ...], advance: Advance) -> None:
+    """Write everything the plan names; nothing is visible under its final name until all is.
+
+    `replaced` are files of the target that the new ones stand in for; they are put back if
+    publishing fails. Raises MmfmtError; the staging folder is removed whatever happens.
+    """
+    target = Path(plan.target)
+    with _errors_in_one_line(plan.target), _staging(target) as staging:
+        for shard in plan.shards:
+            _write_shard(staging / shard.name, shard, advance)
+        for name, source in plan.copies:
+            shutil.copyfile(source, staging / name)
+        for name, text in plan.texts:
+            (staging / name).write_text(text, encoding="utf-8")
+        _publish(plan, staging, target, replaced)
+
+
+@contextmanager
+def _errors_in_one_line(target: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or target)
+        raise MmfmtError(place, f"{error.strerror or error}", "nothing was published") from error
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A hidden folder inside the target, which no loader looks into."""
+    created = [folder for folder in (target, *target.parents) if not folder.exists()]
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target))
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging)
+    except BaseException:
+        for folder in created:
+            folder.rmdir()
+        raise
+
+
+def _write_shard(path: Path, shard: PlannedShard, advance: Advance) -> None:
+    header = _header(shard)
+    with path.open("wb", buffering=0) as out:
+        out.write(encode_header(header))
+        for segment in shard.segments():
+            with Path(segment.source).open("rb", buffering=0) as source:
+                for written in _transfer(segment, source, out):
+                    advance(written)
+        os.fsync(out.fileno())
+    _check_shard(path, header)
+
+
+def _header(shard: PlannedShard) -> Header:
+    entries: dict[str, Entry] = {}
+    end = 0
+    for tensor in shard.tensors:
+        start, end = end, end + tensor.segment.length
+        entries[tensor.name] = Entry(tensor.dtype, tensor.shape, start, end)
+    return Header(entries, dict(shard.metadata))
+
+
+def _check_shard(path: Path, header: Header) -> None:
+    """Read a finished shard back, with our own reader and with safetensors'."""
+    written = read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = set(file.keys())
+    except SafetensorError as error:
+        raise MmfmtError(path.name, f"safetensors cannot read it back: {error}") from error
+    if written.tensors != header.tensors or names != set(header.tensors):
+        raise MmfmtError(path.name, "does not read back as it was written", "check the disk")
+
+
+def _transfer(segment: Segment, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
+    source.seek(segment.offset)
+    if isinstance(segment, Copy):
+        return _copy(segment, source, out)
+    return _rows(segment, source, out) if isinstance(segment, Rows) else _packed(segment, source, out)
+
+
+def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
+    """Copy inside the kernel where it can, else through a buffer."""
+    left = segment.length
+    try:
+        while left and (done := _kernel_copy(source, out, min(left, 8 * CHUNK))):
+            left -= done
+            yield done
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    while left:
+        data = _read(source, min(left, CHUNK))
+        _write(out, data)
+        left -= len(data)
+        yield len(data)
+
+
+def _kernel_copy(source: BinaryIO, out: BinaryIO, count: int) -> int:
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    return os.copy_file_range(source.fileno(), out.fileno(), count)
+
+
+def _rows(segment: Rows, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
+    """Permute a few heads at a time."""
+    head_bytes = segment.head_dim * segment.row_bytes
+    step = max(1, CHUNK // head_bytes)
+    for first in range(0, segment.heads, step):
+        heads = min(step, segment.heads - first)
+        data = np.frombuffer(_read(source, heads * head_bytes), dtype=np.uint8)
+        _write(out, to_native(data.reshape(heads * segment.head_dim, -1), heads).data)
+        yield heads * head_bytes
+
+
+def _packed(segment: PackedRows, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
+    # zero points: 1/2000 of a model, so one tensor of them is small
+    words = np.frombuffer(_read(source, segment.length), dtype="<i4").reshape(-1, segment.columns)
+    _write(out, packed_to_native(words, segment.heads, segment.head_dim, segment.bits).data)
+    yield segment.length
+
+
+def _read(source: BinaryIO, count: int) -> bytes:
+    data = source.read(count)
+    if len(data) < count:
+        data += b"".join(iter(lambda: source.read(count - len(data)), b""))
+    if len(data) != count:
+        raise MmfmtError(source.name, "became shorter while it was read")
+    return data
+
+
+def _write(out: BinaryIO, data: bytes | memoryview) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[out.write(view) :]
+
+
+def _publish(plan: Plan, staging: Path, target: Path, replaced: tuple[str, ...]) -> None:
+    """Rename everything into place, index and params.json last; undo all if a rename fails."""
+    retired = staging / "replaced"
+    retired.mkdir()
+    moves = [(target / name, retired / name) for name in reversed(replaced)]
+    moves += [(staging / name, target / name) for name in plan.files]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for old, new in moves:
+            old.rename(new)
+            done.append((old, new))
+        _fsync_folder(target)
+    except BaseException:
+        for old, new in reversed(done):
+            new.rename(old)
+        raise
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

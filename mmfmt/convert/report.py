@@ -1,0 +1,87 @@
+"""What a person sees of a conversion: the plan as a table, progress, the result."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from mmfmt.convert.plan import Plan
+
+Advance = Callable[[int], None]
+# seconds between two plain progress lines
+_INTERVAL = 10.0
+
+
+def format_bytes(count: float) -> str:
+    """A byte count with a decimal unit: `4.7 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Per shard, what becomes of its tensors; then the small files."""
+    table = Table("shard", "tensors", "copied", "renamed", "row-permuted", "bytes", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for shard in plan.shards:
+        counts = [shard.actions[a] for a in ("copied", "renamed", "row-permuted")]
+        cells = [len(shard.tensors), *counts, f"{shard.data_bytes:,}"]
+        table.add_row(shard.name, *map(str, cells))
+    console.print(f"plan: {plan.source} -> {plan.target}", highlight=False)
+    console.print(table)
+    for name, source in plan.copies:
+        console.print(f"  {name}  copied from {source}", highlight=False)
+    for name, text in plan.texts:
+        console.print(f"  {name}  written, {len(text):,} characters", highlight=False)
+    console.print(f"{len(plan.files)} files, {format_bytes(plan.data_bytes)} of tensors")
+
+
+@contextmanager
+def progress(total: int, console: Console, quiet: bool) -> Iterator[Advance]:
+    """A bar with bytes, rate and ETA on a terminal, a line every ten seconds elsewhere."""
+    if quiet:
+        yield lambda count: None
+    elif console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task("converting", total=total)
+            yield lambda count: bar.advance(task, count)
+    else:
+        yield _PlainProgress(total).advance
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    return Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console)
+
+
+class _PlainProgress:
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._start = self._printed = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._printed >= _INTERVAL:
+            self._printed = now
+            print(self._line(now - self._start), file=sys.stderr)
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds
+        done, total = format_bytes(self._done), format_bytes(self._total)
+        left = (self._total - self._done) / rate
+        return f"{done} of {total}, {format_bytes(rate)}/s, {left:.0f} s left"

@@ -1,0 +1,48 @@
+"""What a reader of consolidated sets expects: row order and scale names (readers.toml)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from mmfmt.checkpoint import Module, Parameter
+from mmfmt.layout import Row
+from mmfmt.schemas import table
+
+# where a shard's __metadata__ records the reader that its row order was made for
+METADATA_KEY = "mmfmt.reader"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader of `readers.toml`."""
+
+    label: str
+    native_rows: tuple[str, ...]
+    scale_names: Mapping[str, str]
+
+    def suffix(self, module: Module, parameter: Parameter) -> str:
+        """The parameter's suffix in a consolidated set.
+
+        A per-row scale beside an unpacked `weight` of a rotary module may have a name of
+        its own; everything else keeps its suffix.
+        """
+        per_row = prod(parameter.entry.shape) > 1 and "weight" in module.parameters
+        if module.row.rotary and module.row.rows == "reader" and per_row:
+            return self.scale_names.get(parameter.suffix, parameter.suffix)
+        return parameter.suffix
+
+    def wants_native_rows(self, row: Row, suffix: str) -> bool:
+        """Whether a parameter of a rotary module lies in Mistral's row order in the file."""
+        if not row.rotary:
+            return False
+        return row.rows == "native" or "*" in self.native_rows or suffix in self.native_rows
+
+
+def reader(label: str) -> Reader:
+    """A reader by its label, `vllm` or `native`."""
+    columns = table("readers")[label]
+    return Reader(label, tuple(columns["native_rows"]), columns["scale_names"])
+
+
+def reader_labels() -> tuple[str, ...]:
+    return tuple(table("readers"))

@@ -18,23 +18,20 @@ from mmfmt.repo import Repo, open_repo
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-class Size(click.ParamType):
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{unit}B": 1000**power for power, unit in enumerate("KMGT", 1)}
+_UNITS |= {f"{unit}IB": 1024**power for power, unit in enumerate("KMGT", 1)}
+
+
+class Size(click.ParamType[int]):
     """A byte count such as `5GB`, `500MiB` or `1000000`."""
 
     name = "size"
-    _UNITS = {"": 1, **{f"{u}B": 1000**n for n, u in enumerate("KMGT", 1)}}
-    _UNITS |= {f"{u}IB": 1024**n for n, u in enumerate("KMGT", 1)}
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", str(value).upper())
-        if not found or found[2] not in self._UNITS or not (size := self._size(found)):
-            self.fail(f"{value!r} is not a size such as 5GB", param, ctx)
-        return size
-
-    def _size(self, found: re.Match[str]) -> int:
-        return int(float(found[1]) * self._UNITS[found[2]])
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(value).upper())
+        size = int(float(found[1]) * _UNITS.get(found[2], 0)) if found else 0
+        return size or self.fail(f"{value!r} is not a size such as 5GB", param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +49,9 @@ def convert() -> None:
 @convert.command("hf-to-consolidated")
 @click.argument("src", type=FOLDER)
 @click.argument("dst", type=FOLDER, required=False)
-@click.option("--tokenizer-from", type=FOLDER, help="Repo to take tekken.json from if SRC has none.")
+@click.option(
+    "--tokenizer-from", type=FOLDER, help="Repo to take tekken.json from if SRC has none."
+)
 @click.option(
     "--reader",
     "reader_label",
@@ -118,6 +117,28 @@ def _replaced(plan: Any) -> tuple[str, ...]:
     target = Repo(Path(plan.target))
     names = {*target.native.on_disk, target.native.index_path.name, *plan.files}
     return tuple(sorted(name for name in names if (target.path / name).exists()))
+
+
+@cli.command()
+@click.argument("repo", type=FOLDER)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+)
+def verify(repo: Path, format_name: str) -> None:
+    """Check a repo before upload: files, headers, names, quantization, configs, tokenizer.
+
+    Exits 0 if there are no errors (warnings do not count), 1 if there are, 2 if it cannot look.
+    """
+    from mmfmt.verify.report import FORMATS
+    from mmfmt.verify.run import verify as run
+
+    report = run(repo)
+    FORMATS[format_name](report, Console())
+    sys.exit(1 if report.count("error") else 0)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from mmfmt.errors import MmfmtError
 from mmfmt.schemas import json_schema, table
 
-CONFIG = "config.json"
+CONFIG, PARAMS = "config.json", "params.json"
 MULTIMODAL = {"mistral3", "llava"}
 TEXT_TYPES = {"mistral", "ministral3"}
 
@@ -174,9 +174,10 @@ def _tied(config: HfConfig, has_output: bool) -> bool:
     return not has_output if said is None else bool(said)
 
 
-def _sliding_window(config: HfConfig) -> int | list[int | None] | None:
+def _sliding_window(config: HfConfig) -> Any:
     default = 4096 if config.get("text.model_type", config.model_type) == "mistral" else None
-    said = config.body.get("text_config", config.body) if config.multimodal else config.body
+    # null and absent differ here
+    said = config.body["text_config"] if config.multimodal else config.body
     window = said.get("sliding_window", default)
     if said.get("use_sliding_window") is False:
         window = None

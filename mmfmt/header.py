@@ -170,7 +170,9 @@ def _size_fault(value: dict[str, Any]) -> str | None:
     if expected is None:
         return f"{value['dtype']} {value['shape']} does not fill whole bytes"
     if end - start != expected:
-        return f"{value['dtype']} {value['shape']} takes {expected} bytes, offsets give {end - start}"
+        return (
+            f"{value['dtype']} {value['shape']} takes {expected} bytes, offsets give {end - start}"
+        )
     return None
 
 
@@ -184,7 +186,9 @@ def _check_offsets(path: Path, header: Header, size: int) -> None:
     end = header.data_start + header.data_bytes
     if end != size:
         kind = "truncated" if size < end else "longer than its header says"
-        raise MmfmtError(path.name, f"{kind}: {size} bytes, the header accounts for {end}", _REFETCH)
+        raise MmfmtError(
+            path.name, f"{kind}: {size} bytes, the header accounts for {end}", _REFETCH
+        )
 
 
 def _offset_faults(header: Header) -> Iterator[str]:

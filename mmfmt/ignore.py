@@ -81,8 +81,8 @@ def ignore_list(checkpoint: Checkpoint, reader: IgnoreReader) -> list[str]:
     Raises MmfmtError when modules that loaders fuse are quantized only in part.
     """
     for group in mixed_groups(checkpoint):
-        names = ", ".join(f"{m.name} ({'' if m.quantized else 'not '}quantized)" for m in group)
-        raise MmfmtError(names, "loaders fuse these: quantize all of them or none")
+        place = ", ".join(f"{m.name} ({'' if m.quantized else 'not '}quantized)" for m in group)
+        raise MmfmtError(place, "loaders fuse these: quantize all of them or none")
     bare = [module for module in checkpoint.linears if not module.quantized]
     names = [reader.name(module) for module in bare if reader.naming.has(module.row)]
     return names + list(reader.vision)

@@ -12,6 +12,8 @@ from mmfmt.layout import Symbols, evaluate, naming
 from mmfmt.schemas import table
 
 Faults = Iterator[tuple[str, str]]
+Expected = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
+"""Accepted dtypes and the shape of each parameter, by suffix."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Scheme:
         """A short name for messages: `pack-quantized int4 group`."""
         return f"{self.format} {self.type}{self.bits} {self.strategy}"
 
-    def expected(self, out: int, into: int) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    def expected(self, out: int, into: int) -> Expected:
         """Dtypes and shape by suffix of a module whose unquantized weight is [out, into]."""
         symbols = self._symbols(out, into)
         parameters = table("schemes")[self.format]["parameters"]
@@ -46,7 +48,9 @@ class Scheme:
 
     def _symbols(self, out: int, into: int) -> dict[str, int]:
         symbols = {"out": out, "in": into, "bits": self.bits, "group_size": self.group_size or 0}
-        return symbols | {"groups": evaluate(table("schemes")["strategies"][self.strategy], symbols)}
+        return symbols | {
+            "groups": evaluate(table("schemes")["strategies"][self.strategy], symbols)
+        }
 
     def _parameter(
         self, columns: Mapping[str, Any], symbols: Symbols
@@ -179,7 +183,7 @@ def module_faults(module: Module, scheme: Scheme | None, symbols: Symbols) -> Fa
     """
     shape = module.row.weight_shape(symbols)
     if scheme is None:
-        expected = {"weight": (FLOATS, shape)}
+        expected: Expected = {"weight": (FLOATS, shape)}
         if module.row.bias and symbols.get(module.row.bias):
             expected["bias"] = (FLOATS, shape[:1])
     else:
@@ -193,9 +197,7 @@ def _division_faults(scheme: Scheme, into: int) -> Faults:
         yield "weight_scale", f"group size {scheme.group_size} does not divide {into} columns"
 
 
-def _parameter_faults(
-    module: Module, expected: Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
-) -> Faults:
+def _parameter_faults(module: Module, expected: Expected) -> Faults:
     found = {canonical_suffix(suffix): p.entry for suffix, p in module.parameters.items()}
     for suffix in expected.keys() - found.keys():
         yield suffix, "is missing"
@@ -212,7 +214,9 @@ def _parameter_faults(
 
 def _same_vector(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     # [out] for [out, 1] and [] for [1]: loaders take either
-    return found == tuple(size for size in expected if size != 1) and len(expected) - len(found) == 1
+    return (
+        found == tuple(size for size in expected if size != 1) and len(expected) - len(found) == 1
+    )
 
 
 def canonical_suffix(suffix: str) -> str:
@@ -222,4 +226,3 @@ def canonical_suffix(suffix: str) -> str:
             if suffix == renamed:
                 return str(name)
     return suffix
-

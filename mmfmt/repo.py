@@ -62,6 +62,8 @@ class WeightSet:
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
             raise MmfmtError(self.index_path.name, "weight_map must map tensor names to file names")
+        if not isinstance(index.get("metadata", {}), dict):
+            raise MmfmtError(self.index_path.name, "metadata must be an object")
         return index
 
     @cached_property

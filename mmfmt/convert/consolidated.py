@@ -14,7 +14,7 @@ from mmfmt.checkpoint import (
     open_checkpoint,
     unknown_tensor,
 )
-from mmfmt.configs import CONFIG, HfConfig, open_config, to_params, validate
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params, validate
 from mmfmt.convert.plan import Copy, PackedRows, Plan, PlannedShard, PlannedTensor, Rows, Segment
 from mmfmt.convert.quantization import native_quantization
 from mmfmt.errors import MmfmtError
@@ -26,7 +26,6 @@ from mmfmt.repo import NATIVE_STEM, Repo
 from mmfmt.schemas import table
 from mmfmt.tokenizer import special_ids
 
-PARAMS = "params.json"
 # read by mistral-common or vLLM's native path beside the weights, where present
 COMPANIONS = ("SYSTEM_PROMPT.txt",)
 
@@ -202,9 +201,7 @@ def _moved(model: Model, module: Module, parameter: Parameter, copy: Copy) -> Se
     raise MmfmtError(parameter.name, f"{list(shape)} has no exact image in native row order")
 
 
-def _shards(
-    request: Request, tensors: Mapping[str, list[PlannedTensor]]
-) -> Iterator[PlannedShard]:
+def _shards(request: Request, tensors: Mapping[str, list[PlannedTensor]]) -> Iterator[PlannedShard]:
     groups: list[list[PlannedTensor]] = list(tensors.values())
     if request.max_shard_bytes is not None:
         groups = _packed((t for group in groups for t in group), request.max_shard_bytes)

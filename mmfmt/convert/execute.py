@@ -126,7 +126,9 @@ def _transfer(segment: Segment, source: BinaryIO, out: BinaryIO) -> Iterator[int
     source.seek(segment.offset)
     if isinstance(segment, Copy):
         return _copy(segment, source, out)
-    return _rows(segment, source, out) if isinstance(segment, Rows) else _packed(segment, source, out)
+    return (
+        _rows(segment, source, out) if isinstance(segment, Rows) else _packed(segment, source, out)
+    )
 
 
 def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:

@@ -35,6 +35,7 @@ def format_bytes(count: float) -> str:
 def print_plan(plan: Plan, console: Console) -> None:
     """Per shard, what becomes of its tensors; then the small files."""
     table = Table("shard", "tensors", "copied", "renamed", "row-permuted", "bytes", box=None)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for shard in plan.shards:

@@ -1,0 +1,1 @@
+"""Verification: rules that look at a repo and yield findings, and reports made of them."""

@@ -1,0 +1,68 @@
+"""Reports: text for people, JSON for machines. Rules know nothing of either."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from mmfmt.verify.findings import Finding
+from mmfmt.verify.run import Report
+
+_COLOURS = {"error": "red", "warning": "yellow"}
+
+
+def write_json(report: Report, console: Console) -> None:
+    """The report as JSON; format in `schemas/findings.schema.json`."""
+    body = {
+        "version": 1,
+        "repo": report.repo,
+        "summary": {"errors": report.count("error"), "warnings": report.count("warning")},
+        "findings": [asdict(finding) for finding in report.findings],
+        "skipped": [asdict(skipped) for skipped in report.skipped],
+    }
+    console.file.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(report: Report, console: Console) -> None:
+    """Findings by file, one line each and one for the repair, and a verdict."""
+    ordered = sorted(report.findings, key=lambda finding: finding.path)
+    for path, findings in groupby(ordered, key=lambda finding: finding.path):
+        console.print(Text(path, "bold"))
+        for finding in findings:
+            _print_finding(finding, console)
+    for skipped in report.skipped:
+        line = Text(f"skipped {skipped.rule} {skipped.name}: {skipped.reason}", "dim")
+        console.print(line, soft_wrap=True)
+    console.print(_verdict(report), soft_wrap=True)
+
+
+def _print_finding(finding: Finding, console: Console) -> None:
+    line = Text.assemble(
+        "  ",
+        (finding.level, _COLOURS[finding.level]),
+        f" {finding.rule} {finding.name}: ",
+        (f"{finding.location}: " if finding.location else "", "cyan"),
+        finding.message,
+    )
+    console.print(line, soft_wrap=True)
+    if finding.fix:
+        console.print(Text(f"    fix: {finding.fix}", "green"), soft_wrap=True)
+
+
+def _verdict(report: Report) -> Text:
+    errors, warnings = report.count("error"), report.count("warning")
+    counts = f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}"
+    if report.skipped:
+        counts += f", {_plural(len(report.skipped), 'rule')} skipped"
+    word, colour = ("FAILED", "red") if errors else ("OK", "green")
+    return Text.assemble((word, f"bold {colour}"), f" {report.repo}: {counts}")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+FORMATS: dict[str, Callable[[Report, Console], None]] = {"text": write_text, "json": write_json}

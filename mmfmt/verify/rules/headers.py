@@ -1,0 +1,30 @@
+"""2xx: safetensors headers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmfmt.errors import MmfmtError
+from mmfmt.header import read_header
+from mmfmt.verify.findings import Problem, rule
+from mmfmt.verify.subject import Subject
+
+
+@rule("MMF201")
+def bad_header(subject: Subject) -> Iterator[Problem]:
+    """Every weight file has a valid safetensors header that accounts for each of its bytes.
+
+    A truncated upload is the usual cause: the header is whole, the data is not (vllm#53537).
+
+    Repair: export or upload the file again.
+    """
+    for side in subject.sides:
+        for shard in side.weights.on_disk:
+            yield from _header_problem(side.weights.folder / shard)
+
+
+def _header_problem(path: Path) -> Iterator[Problem]:
+    try:
+        read_header(path)
+    except MmfmtError as error:
+        location = error.place.removeprefix(path.name).removeprefix(": ")
+        yield Problem(path.name, location, error.problem, error.fix)

@@ -27,6 +27,7 @@ class Scheme:
     strategy: str
     group_size: int | None
     symmetric: bool
+    activations: str
     static_input: bool
     symmetric_input: bool
     targets: tuple[str, ...]
@@ -34,7 +35,9 @@ class Scheme:
     @property
     def label(self) -> str:
         """A short name for messages: `pack-quantized int4 group`."""
-        return f"{self.format} {self.type}{self.bits} {self.strategy}"
+        size = f" {self.group_size}" if self.strategy == "group" else ""
+        inputs = f", activations {self.activations}" if self.activations else ""
+        return f"{self.format} {self.type}{self.bits} {self.strategy}{size}{inputs}"
 
     def expected(self, out: int, into: int) -> Expected:
         """Dtypes and shape by suffix of a module whose unquantized weight is [out, into]."""
@@ -111,6 +114,7 @@ class Quantization:
             strategy=weights.get("strategy") or _default_strategy(weights),
             group_size=weights.get("group_size"),
             symmetric=weights.get("symmetric", True),
+            activations=_activations(inputs),
             static_input=bool(inputs) and not inputs.get("dynamic", False),
             symmetric_input=inputs.get("symmetric", True),
             targets=tuple(group.get("targets") or ()),
@@ -124,6 +128,13 @@ def _known_names(module: Module) -> tuple[str, ...]:
     groups = ((group, name) for group in ("hf", "vllm") for name in table("generations")[group])
     namings = [naming(group, name) for group, name in groups]
     return tuple(n.module(module.row, module.slots) for n in namings if n.has(module.row))
+
+
+def _activations(inputs: Mapping[str, Any]) -> str:
+    if not inputs:
+        return ""
+    when = "dynamic" if inputs.get("dynamic") else "static"
+    return f"{when} {inputs.get('type')}{inputs.get('num_bits')} {inputs.get('strategy')}"
 
 
 def _default_strategy(weights: Mapping[str, Any]) -> str:

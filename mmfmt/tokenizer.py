@@ -1,6 +1,7 @@
 """Special token ids of a mistral-common tokenizer file."""
 
 from pathlib import Path
+from typing import Any
 
 from mmfmt.errors import MmfmtError
 
@@ -16,11 +17,8 @@ def special_ids(path: Path) -> dict[str, int]:
 
     Reads tekken.json and the SentencePiece files through mistral-common.
     """
-    # heavy: pydantic models, the whole vocabulary
-    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-
     try:
-        tokenizer = MistralTokenizer.from_file(str(path)).instruct_tokenizer.tokenizer
+        tokenizer = _open(path)
     except Exception as error:  # mistral-common raises many kinds for a bad file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MmfmtError(path.name, f"mistral-common cannot read it: {reason}") from error
@@ -31,9 +29,20 @@ def special_ids(path: Path) -> dict[str, int]:
     }
 
 
-def _special_id(tokenizer: object, token: str) -> int | None:
+def _open(path: Path) -> Any:
+    # heavy imports: pydantic models, numpy
+    if path.suffix == ".json":
+        from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+        return Tekkenizer.from_file(path)
+    from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
+
+    return SentencePieceTokenizer(str(path))
+
+
+def _special_id(tokenizer: Any, token: str) -> int | None:
     try:
-        found = int(tokenizer.get_special_token(token))  # type: ignore[attr-defined]
+        found = int(tokenizer.get_special_token(token))
     except ValueError:
         return None
     # SentencePiece answers <unk> (0) for a token it does not have

@@ -40,6 +40,7 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
     """
     if not subject.dual:
         return
+    _ = subject.hf.hf_config
     try:
         said = flatten(subject.hf.params)
     except MmfmtError as error:
@@ -84,12 +85,13 @@ def quantization_differs(subject: Subject) -> Iterator[Problem]:
     unlike: dict[tuple[str, str], list[str]] = {}
     for key, module in subject.native.checkpoint.modules.items():
         twin = subject.hf.checkpoint.modules.get(key)
-        if twin and (module.quantized or twin.quantized):
+        if twin:
             here, there = _how(subject.native, module), _how(subject.hf, twin)
-            if here != there:
-                unlike.setdefault((_label(here), _label(there)), []).append(module.name)
-    for (here_label, there_label), names in unlike.items():
-        message = f"{some(names)}: {here_label} here, {there_label} in {CONFIG}"
+            # a scheme that is missing altogether is another rule's business
+            if here and there and here != there:
+                unlike.setdefault((here.label, there.label), []).append(module.name)
+    for (said, expected), names in unlike.items():
+        message = f"{some(names)}: {said} here, {expected} in {CONFIG}"
         yield Problem(PARAMS, subject.native.quantization_place, message, "convert again")
 
 
@@ -97,7 +99,3 @@ def _how(side: Side, module: Module) -> Scheme | None:
     """A module's scheme without what may differ between the files: group name and targets."""
     scheme = side.scheme(module) if module.quantized else None
     return replace(scheme, group="", targets=()) if scheme else None
-
-
-def _label(scheme: Scheme | None) -> str:
-    return scheme.label if scheme else "unquantized"

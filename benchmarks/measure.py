@@ -1,0 +1,26 @@
+"""Run a command as a process of its own; its wall time and peak memory."""
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: wall seconds and peak resident memory in MiB (ru_maxrss)."""
+
+    seconds: float
+    peak_mib: float
+
+
+def run_measured(command: list[str]) -> Measured:
+    """Run a command to its end; raises CalledProcessError if it fails."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - start
+    if os.waitstatus_to_exitcode(status):
+        assert process.stderr
+        raise subprocess.CalledProcessError(status, command, stderr=process.stderr.read())
+    return Measured(seconds, usage.ru_maxrss / 1024)

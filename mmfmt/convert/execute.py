@@ -56,6 +56,7 @@ def execute(plan: Plan, replaced: tuple[str, ...], advance: Advance) -> None:
     with _errors_in_one_line(plan.target), _staging(target) as staging:
         for shard in plan.shards:
             _write_shard(staging / shard.name, shard, advance)
+            _fsync(staging / shard.name)
         for name, source in plan.copies:
             shutil.copyfile(source, staging / name)
         for name, text in plan.texts:
@@ -97,7 +98,6 @@ def _write_shard(path: Path, shard: PlannedShard, advance: Advance) -> None:
             with Path(segment.source).open("rb", buffering=0) as source:
                 for written in _transfer(segment, source, out):
                     advance(written)
-        os.fsync(out.fileno())
     _check_shard(path, header)
 
 
@@ -189,6 +189,8 @@ def _write(out: BinaryIO, data: bytes | memoryview) -> None:
 
 def _publish(plan: Plan, staging: Path, target: Path, replaced: tuple[str, ...]) -> None:
     """Rename everything into place, index and params.json last; undo all if a rename fails."""
+    for name in plan.files[len(plan.shards) :]:
+        _fsync(staging / name)
     retired = staging / "replaced"
     retired.mkdir()
     moves = [(target / name, retired / name) for name in reversed(replaced)]
@@ -198,15 +200,16 @@ def _publish(plan: Plan, staging: Path, target: Path, replaced: tuple[str, ...])
         for old, new in moves:
             old.rename(new)
             done.append((old, new))
-        _fsync_folder(target)
+        _fsync(target)
     except BaseException:
         for old, new in reversed(done):
             new.rename(old)
         raise
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,9 +1,12 @@
-"""The plan of a conversion: frozen, printable, JSON-able. It knows bytes, not models."""
+"""The plan of a conversion: frozen, printable, JSON-able (dataclasses.asdict).
+
+It knows bytes, not models.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 Action = Literal["copied", "renamed", "row-permuted"]
 
@@ -134,7 +137,3 @@ class Plan:
         """Names of all files written, in the order in which they are published."""
         names = [shard.name for shard in self.shards]
         return (*names, *(name for name, _ in self.copies), *(name for name, _ in self.texts))
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
-        return asdict(self)

@@ -34,13 +34,13 @@ def format_bytes(count: float) -> str:
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Per shard, what becomes of its tensors; then the small files."""
-    table = Table("shard", "tensors", "copied", "renamed", "row-permuted", "bytes", box=None)
-    table.columns[0].no_wrap = True
+    columns = ("shard", "copied", "renamed", "row-permuted", "size")
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for shard in plan.shards:
         counts = [shard.actions[a] for a in ("copied", "renamed", "row-permuted")]
-        cells = [len(shard.tensors), *counts, f"{shard.data_bytes:,}"]
+        cells = [*counts, format_bytes(shard.data_bytes)]
         table.add_row(shard.name, *map(str, cells))
     console.print(f"plan: {plan.source} -> {plan.target}", highlight=False)
     console.print(table)

@@ -1,0 +1,1 @@
+"""Converted checkpoints in front of real engines."""

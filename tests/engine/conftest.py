@@ -1,0 +1,141 @@
+"""Converts checkpoints with the command line, serves them in vLLM, reports what was measured."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from . import checkpoints, results
+from .results import Result
+
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+BF16 = TESTS / "data" / "tinystral-bf16"
+W4A16 = ROOT / "examples" / "tinystral-w4a16"
+TEKKEN = ROOT / "examples" / "tinystral-base"
+TASKS = TESTS / "data" / "tasks.jsonl"
+
+# What is served of each checkpoint, beside its Hugging Face layout: repository and layout.
+SERVED = {
+    "W4A16": {"consolidated": "mistral", "dual": "auto"},
+    "BF16": {"consolidated": "mistral", "dual": "auto"},
+    "W4A16_ASYM": {"consolidated": "mistral"},
+    "W8A8": {"consolidated": "mistral"},
+    "FP8_DYNAMIC": {"consolidated": "mistral"},
+    "W4A16 broken": {
+        "native-reader": "mistral",
+        "vision-rows": "mistral",
+        "apply-scale": "mistral",
+    },
+}
+
+Serve = Callable[[str], dict[str, Result]]
+measured: list[str] = []
+
+
+def convert(source: Path, target: Path | None = None, reader: str = "vllm") -> None:
+    """Run the converter as a user would."""
+    command = [sys.executable, "-m", "mmfmt", "convert", "hf-to-consolidated", str(source)]
+    command += [str(target)] if target else []
+    options = ["--tokenizer-from", str(TEKKEN), "--reader", reader, "--force", "--quiet"]
+    done = subprocess.run(command + options, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+
+
+def prepare(kind: str, source: Path, target: Path) -> None:
+    """Make one of the repositories that are served: converted, and perhaps broken afterwards."""
+    if kind == "dual":
+        shutil.copytree(source, target)
+        convert(target)
+        return
+    convert(source, target, reader="native" if kind == "native-reader" else "vllm")
+    if kind == "vision-rows":
+        checkpoints.swap_vision_rows(target)
+    if kind == "apply-scale":
+        checkpoints.flip_apply_scale(target)
+
+
+def run_engine(python: str, jobs: dict[str, tuple[str, Path]], folder: Path) -> dict[str, Result]:
+    """Serve some (layout, repository) jobs one after another in one fresh process."""
+    out = {kind: folder / f"{kind}.json" for kind in jobs}
+    arguments = [f"{layout}:{repo}:{out[kind]}" for kind, (layout, repo) in jobs.items()]
+    command = [python, "-m", "engine.serve", "--tasks", str(TASKS), *arguments]
+    log = folder / "engine.log"
+    with log.open("w") as stream:
+        done = subprocess.run(command, cwd=TESTS, stdout=stream, stderr=stream, check=False)
+    assert done.returncode == 0, "the engine failed:\n" + log.read_text()[-4000:]
+    return {kind: results.read(path) for kind, path in out.items()}
+
+
+def report(checkpoint: str, kind: str, result: Result, hf: Result) -> None:
+    """Keep one line for the end of the run."""
+    answers = f"{result.text_right:>4}{result.image_right:>7}"
+    text, images = results.text_difference(hf, result), results.image_differences(hf, result)
+    parameters = len(results.differing_parameters(hf, result))
+    kernel = "  *" if result.reference_kernel and "W4A16" in checkpoint else ""
+    measured.append(
+        f"{checkpoint:<14}{kind:<14}{answers}{text:>10.3g}"
+        f"{mean(images):>12.3g}{max(images):>11.3g}{parameters:>12}{result.seconds:>9.0f}{kernel}"
+    )
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the Hugging Face repository of a checkpoint, making it on first use."""
+
+    @cache
+    def find(checkpoint: str) -> Path:
+        if checkpoint in checkpoints.FORMATS:
+            target = tmp_path_factory.mktemp(checkpoint) / "hf"
+            checkpoints.make(BF16, checkpoint, target)
+            return target
+        return BF16 if checkpoint == "BF16" else W4A16
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], Path]) -> Serve:
+    """Give a function that serves every layout of a checkpoint once and remembers the results."""
+    python = os.environ.get("MMFMT_VLLM_PYTHON")
+    if not python:
+        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
+
+    @cache
+    def serve_all(checkpoint: str) -> dict[str, Result]:
+        folder = tmp_path_factory.mktemp("served")
+        jobs = {}
+        if "broken" not in checkpoint:
+            jobs["hf"] = ("hf", source(checkpoint))
+        for kind, layout in SERVED[checkpoint].items():
+            prepare(kind, source(checkpoint), folder / kind)
+            jobs[kind] = (layout, folder / kind)
+        served = run_engine(python, jobs, folder)
+        hf = served["hf"] if "hf" in served else serve_all("W4A16")["hf"]
+        for kind, result in served.items():
+            report(checkpoint, kind, result, hf)
+        return served
+
+    return serve_all
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured; the differences are to the same checkpoint's HF layout."""
+    if not measured:
+        return
+    terminalreporter.section("engine: right answers, log-probability differences to HF layout")
+    head = f"{'checkpoint':<14}{'layout':<14}{'text':>4}{'image':>7}"
+    terminalreporter.line(
+        f"{head}{'text max':>10}{'image mean':>12}{'image max':>11}{'parameters':>12}{'s':>9}"
+    )
+    for line in measured:
+        terminalreporter.line(line)
+    if any(line.endswith("*") for line in measured):
+        terminalreporter.line("* 4-bit product by tests/engine/reference_kernel.py: the engine's")
+        terminalreporter.line("  own kernel needs AVX-512; the engine's loading is its own.")

@@ -48,6 +48,11 @@ class HfConfig:
     def multimodal(self) -> bool:
         return self.model_type in MULTIMODAL
 
+    @property
+    def text_type(self) -> str:
+        """model_type of the text model."""
+        return str(self.get("text.model_type", "mistral"))
+
     @cached_property
     def values(self) -> Mapping[str, Any]:
         """Every value and object by table path, nulls left out."""
@@ -99,10 +104,9 @@ def open_config(body: Mapping[str, Any]) -> HfConfig:
     config = HfConfig(body)
     if config.model_type not in MULTIMODAL | TEXT_TYPES:
         raise MmfmtError(f"{CONFIG}: model_type", f"{config.model_type!r} is not supported yet")
-    text_type = config.get("text.model_type", "mistral")
-    if text_type not in TEXT_TYPES:
+    if config.text_type not in TEXT_TYPES:
         place = f"{CONFIG}: {config.place('text.model_type')}"
-        raise MmfmtError(place, f"{text_type!r} is not supported yet")
+        raise MmfmtError(place, f"{config.text_type!r} is not supported yet")
     return config
 
 
@@ -175,7 +179,7 @@ def _tied(config: HfConfig, has_output: bool) -> bool:
 
 
 def _sliding_window(config: HfConfig) -> Any:
-    default = 4096 if config.get("text.model_type", config.model_type) == "mistral" else None
+    default = 4096 if config.text_type == "mistral" else None
     # null and absent differ here
     said = config.body["text_config"] if config.multimodal else config.body
     window = said.get("sliding_window", default)
@@ -203,9 +207,12 @@ def _shortest_period(windows: list[int | None]) -> list[int | None]:
 
 
 def _rope(config: HfConfig) -> Mapping[str, Any]:
-    rope = config.get("text.rope_parameters") or config.get("text.rope_scaling") or {}
-    kind = _rope_type(rope)
+    rope = config.first(["text.rope_parameters", "text.rope_scaling"])
     place = f"{CONFIG}: {config.place('text.rope_parameters')}"
+    if rope is None and config.text_type == "ministral3":
+        raise MmfmtError(place, "is missing: transformers then takes a yarn of its own")
+    rope = rope or {}
+    kind = _rope_type(rope)
     if kind not in ("default", "yarn"):
         raise MmfmtError(place, f"rope_type {kind!r} cannot be carried to params.json")
     known = _YARN_KEYS if kind == "yarn" else _PLAIN_ROPE_KEYS

@@ -148,6 +148,11 @@ def split_hf(repo: Path) -> None:
     (repo / HF).unlink()
 
 
+def cut_params(repo: Path) -> None:
+    """Leave params.json half written."""
+    (repo / PARAMS).write_text("{")
+
+
 def orphan(repo: Path) -> None:
     """Leave a shard that no index names."""
     save_file({"x": torch.ones(1)}, repo / "consolidated-extra.safetensors")
@@ -194,7 +199,7 @@ DEFECTS: list[tuple[str, str, Damage]] = [
     ("MMF405", "quantized vision", edit_tensors(NATIVE, quantize_vision)),
     ("MMF501", "text for number", set_field(PARAMS, "n_layers", "4")),
     ("MMF501", "zero", set_field(CONFIG, "text_config.hidden_size", 0)),
-    ("MMF501", "not JSON", lambda repo: (repo / PARAMS).write_text("{") and None),
+    ("MMF501", "not JSON", cut_params),
     ("MMF502", "apply_scale", set_field(PARAMS, "yarn.apply_scale", False)),
     ("MMF502", "theta", set_field(PARAMS, "rope_theta", 1e6)),
     ("MMF502", "vision theta", set_field(PARAMS, "vision_encoder.rope_theta", 2e4)),
@@ -221,7 +226,7 @@ INT8: list[tuple[str, str, Damage]] = [
 ]
 
 
-def cases(defects: list[tuple[str, str, Damage]]) -> Any:
+def cases(defects: list[tuple[str, str, Damage]]) -> pytest.MarkDecorator:
     """Parametrize by rule and defect."""
     return pytest.mark.parametrize(
         ("rule", "damage"),

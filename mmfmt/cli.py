@@ -89,11 +89,11 @@ def hf_to_consolidated(
         max_shard_bytes=max_shard_size,
     )
     plan = plan_consolidated(request)
-    console = Console(stderr=True, quiet=quiet)
+    console = _console(stderr=True, quiet=quiet)
     for warning in plan.warnings:
-        console.print(f"warning: {warning}", highlight=False)
+        console.print(f"warning: {warning}")
     if dry_run:
-        print_plan(plan, Console())
+        print_plan(plan, _console())
     else:
         _carry_out(plan, force, console)
 
@@ -109,7 +109,7 @@ def _carry_out(plan: Any, force: bool, console: Console) -> None:
         execute(plan, replaced, advance)
     seconds = time.monotonic() - start
     rate = f"{format_bytes(plan.data_bytes)} in {seconds:.1f} s"
-    console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}", highlight=False)
+    console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}")
 
 
 def _replaced(plan: Any) -> tuple[str, ...]:
@@ -137,8 +137,15 @@ def verify(repo: Path, format_name: str) -> None:
     from mmfmt.verify.run import verify as run
 
     report = run(repo)
-    FORMATS[format_name](report, Console())
+    FORMATS[format_name](report, _console())
     sys.exit(1 if report.count("error") else 0)
+
+
+def _console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that prints text as it is: names of files and tensors are no markup."""
+    return Console(
+        stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
 
 
 def main() -> None:

@@ -10,4 +10,9 @@ class MmfmtError(Exception):
 
     def __init__(self, place: str, problem: str, fix: str = "") -> None:
         self.place, self.problem, self.fix = place, problem, fix
-        super().__init__(f"{place}: {problem}" + (f" ({fix})" if fix else ""))
+        super().__init__(printable(f"{place}: {problem}" + (f" ({fix})" if fix else "")))
+
+
+def printable(text: str) -> str:
+    """Text from a file made safe to print on one line: control characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

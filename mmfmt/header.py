@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmfmt.errors import MmfmtError
 
 # safetensors refuses longer headers (MAX_HEADER_SIZE in its tensor.rs)
 MAX_HEADER_BYTES = 100_000_000
+_MAX_U64 = 2**64 - 1
 
 # dtype names of safetensors 0.8 and their width in bits
 DTYPE_BITS = {
@@ -122,7 +125,7 @@ def _parse(path: Path, raw: bytes, size: int) -> Header:
 
 def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise MmfmtError(path.name, f"header is not valid JSON: {error}", _REFETCH) from error
     if not isinstance(body, dict):
@@ -130,7 +133,15 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     return body
 
 
+def _integer(digits: str) -> int:
+    if digits == "-0" or int(digits) > _MAX_U64:
+        raise ValueError(f"{digits} is not an unsigned 64-bit number")
+    return int(digits)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for text in (text for pair in pairs for text in pair if isinstance(text, str)):
+        text.encode()  # half of a surrogate pair is no text: UnicodeEncodeError, a ValueError
     body = dict(pairs)
     if len(body) != len(pairs):
         twice = next(key for key in body if sum(key == other for other, _ in pairs) > 1)
@@ -166,6 +177,9 @@ def _entry_fault(value: Any) -> str | None:
 
 def _size_fault(value: dict[str, Any]) -> str | None:
     start, end = value["data_offsets"]
+    # multiplied size by size, as safetensors does: 0 at the end does not help
+    if any(count > _MAX_U64 for count in accumulate(value["shape"], mul)):
+        return f"shape {value['shape']} overflows 64 bits"
     expected = nbytes(value["dtype"], tuple(value["shape"]))
     if expected is None:
         return f"{value['dtype']} {value['shape']} does not fill whole bytes"

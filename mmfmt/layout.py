@@ -151,9 +151,11 @@ class Naming:
     def nearest(self, name: str) -> str:
         """The known tensor name most like an unknown one, slots as `{layer}`."""
         module, _, suffix = name.rpartition(".")
-        known = [f"{pattern}.{suffix}" for pattern in self._patterns.values()]
-        known += [f"{pattern}.weight" for pattern in self._patterns.values()]
-        known += [f"{module}.{suffix}" for suffix in table("suffixes")]
+        if self.match(f"{module}.weight"):
+            known = [f"{module}.{suffix}" for suffix in table("suffixes")]
+        else:
+            suffix = suffix if suffix in table("suffixes") else "weight"
+            known = [f"{pattern}.{suffix}" for pattern in self._patterns.values()]
         return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
@@ -192,6 +194,6 @@ def _fill(pattern: str, prefixes: Mapping[str, str]) -> str | None:
 
 def detect_generation(names: Iterable[str]) -> Naming:
     """The HF prefix generation that knows most of the names (the later one if equal)."""
-    known = [naming("hf", generation) for generation in table("generations")["hf"]]
+    known = [naming("hf", generation) for generation in reversed(table("generations")["hf"])]
     names = list(names)
     return max(known, key=lambda naming: sum(naming.match(name) is not None for name in names))

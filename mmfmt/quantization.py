@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mmfmt.checkpoint import FLOATS, Module
+from mmfmt.checkpoint import FLOATS, LINEAR_KINDS, Module
 from mmfmt.errors import MmfmtError
 from mmfmt.ignore import matches
 from mmfmt.layout import Symbols, evaluate, naming
@@ -94,7 +94,7 @@ class Quantization:
         kinds: tuple[Callable[[str], bool], ...] = (
             lambda target: target in names,
             lambda target: target.startswith("re:") and any(matches(target, n) for n in names),
-            lambda target: target == "Linear",
+            lambda target: target == "Linear" and module.row.kind in LINEAR_KINDS,
         )
         for kind in kinds:
             for scheme in self.schemes:

@@ -78,7 +78,7 @@ class WeightSet:
         path = self.folder / shard
         if Path(shard).name != shard or not _stays_inside(self.folder, path):
             raise MmfmtError(self.index_path.name, f"names {shard!r}, which leads outside the repo")
-        if not path.is_file():
+        if not _is_file(path):
             fix = "fetch the missing file or mend the index"
             raise MmfmtError(self.index_path.name, f"names {shard}, which is missing", fix)
         return path
@@ -140,9 +140,19 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False
+
+
 def _stays_inside(folder: Path, path: Path) -> bool:
     """Whether a file, symlinks followed, lies in the folder or in its Hub cache's blobs."""
-    home, target = folder.resolve(), path.resolve()
+    try:
+        home, target = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, impossible names
+        return False
     # a Hub snapshot folder links to models--org--name/blobs
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     return target.is_relative_to(home) or target.is_relative_to(blobs)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,15 @@ def _max_image_size(repo: Repo) -> int | None:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if repo.has(name):
             body = repo.json(name)
-            size = body.get("image_processor", body).get("size") or {}
+            size = _object(_object(body, "image_processor") or body, "size")
             if isinstance(size.get("longest_edge"), int):
                 return int(size["longest_edge"])
     return None
+
+
+def _object(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = body.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _warnings(model: Model) -> Iterator[str]:
@@ -197,7 +203,8 @@ def _moved(model: Model, module: Module, parameter: Parameter, copy: Copy) -> Se
         return Rows(copy.source, copy.offset, heads, head_dim, row_bytes)
     scheme = model.scheme(module)
     if action == "unpack" and scheme:
-        return PackedRows(copy.source, copy.offset, heads, head_dim, scheme.bits, shape[1])
+        columns = prod(shape[1:])
+        return PackedRows(copy.source, copy.offset, heads, head_dim, scheme.bits, columns)
     raise MmfmtError(parameter.name, f"{list(shape)} has no exact image in native row order")
 
 

@@ -42,12 +42,12 @@ def print_plan(plan: Plan, console: Console) -> None:
         counts = [shard.actions[a] for a in ("copied", "renamed", "row-permuted")]
         cells = [*counts, format_bytes(shard.data_bytes)]
         table.add_row(shard.name, *map(str, cells))
-    console.print(f"plan: {plan.source} -> {plan.target}", highlight=False)
+    console.print(f"plan: {plan.source} -> {plan.target}")
     console.print(table)
     for name, source in plan.copies:
-        console.print(f"  {name}  copied from {source}", highlight=False)
+        console.print(f"  {name}  copied from {source}")
     for name, text in plan.texts:
-        console.print(f"  {name}  written, {len(text):,} characters", highlight=False)
+        console.print(f"  {name}  written, {len(text):,} characters")
     console.print(f"{len(plan.files)} files, {format_bytes(plan.data_bytes)} of tensors")
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
+from mmfmt.errors import printable
 from mmfmt.verify.findings import Finding
 from mmfmt.verify.run import Report
 
@@ -30,13 +31,13 @@ def write_text(report: Report, console: Console) -> None:
     """Findings by file, one line each and one for the repair, and a verdict."""
     ordered = sorted(report.findings, key=lambda finding: finding.path)
     for path, findings in groupby(ordered, key=lambda finding: finding.path):
-        console.print(Text(path, "bold"))
+        console.print(Text(printable(path), "bold"))
         for finding in findings:
             _print_finding(finding, console)
     for skipped in report.skipped:
         line = Text(f"skipped {skipped.rule} {skipped.name}: {skipped.reason}", "dim")
-        console.print(line, soft_wrap=True)
-    console.print(_verdict(report), soft_wrap=True)
+        console.print(line)
+    console.print(_verdict(report))
 
 
 def _print_finding(finding: Finding, console: Console) -> None:
@@ -44,12 +45,12 @@ def _print_finding(finding: Finding, console: Console) -> None:
         "  ",
         (finding.level, _COLOURS[finding.level]),
         f" {finding.rule} {finding.name}: ",
-        (f"{finding.location}: " if finding.location else "", "cyan"),
-        finding.message,
+        (f"{printable(finding.location)}: " if finding.location else "", "cyan"),
+        printable(finding.message),
     )
-    console.print(line, soft_wrap=True)
+    console.print(line)
     if finding.fix:
-        console.print(Text(f"    fix: {finding.fix}", "green"), soft_wrap=True)
+        console.print(Text(f"    fix: {printable(finding.fix)}", "green"))
 
 
 def _verdict(report: Report) -> Text:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from mmfmt.checkpoint import Module
+from mmfmt.checkpoint import LINEAR_KINDS, Module
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
 from mmfmt.quantization import module_faults
 from mmfmt.reader import METADATA_KEY, reader, reader_labels
@@ -26,7 +26,7 @@ def quantized_parameters(subject: Subject) -> Iterator[Problem]:
     for side in subject.sides:
         for module in _quantized(side):
             scheme = side.scheme(module)
-            if scheme and not module.row.unquantized:
+            if scheme and module.row.kind in LINEAR_KINDS:
                 for suffix, fault in module_faults(module, scheme, side.symbols):
                     fix = f"{side.config_file} says {scheme.label}: export again or mend it"
                     yield Problem(_file(module), f"{module.name}.{suffix}", fault, fix)

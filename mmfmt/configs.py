@@ -183,8 +183,6 @@ def _sliding_window(config: HfConfig) -> Any:
     # null and absent differ here
     said = config.body["text_config"] if config.multimodal else config.body
     window = said.get("sliding_window", default)
-    if said.get("use_sliding_window") is False:
-        window = None
     types = config.get("text.layer_types")
     return window if window is None or not types else _window_pattern(config, window, types)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mmfmt.cli import cli
 from mmfmt.schemas import json_schema
-from mmfmt.verify.findings import registered_rules
+from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.run import verify
 from tests.damage import (
     Damage,

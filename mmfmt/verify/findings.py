@@ -58,27 +58,20 @@ def some(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-_REGISTRY: dict[str, Rule] = {}
+REGISTRY: dict[str, Rule] = {}
+"""Rules by id; `mmfmt.verify.rules` fills it."""
 
 
 def rule(
     id: str, level: Level = "error"
 ) -> Callable[[Callable[["Subject"], Iterator[Problem]]], Callable[["Subject"], Iterator[Problem]]]:
     """Register a check under an id; its name is the function's, in kebab case."""
-    assert re.fullmatch(r"MMF\d{3}", id) and id not in _REGISTRY, id
+    assert re.fullmatch(r"MMF\d{3}", id) and id not in REGISTRY, id
 
     def register(
         check: Callable[["Subject"], Iterator[Problem]],
     ) -> Callable[["Subject"], Iterator[Problem]]:
-        _REGISTRY[id] = Rule(id, check.__name__.replace("_", "-"), level, check)
+        REGISTRY[id] = Rule(id, check.__name__.replace("_", "-"), level, check)
         return check
 
     return register
-
-
-def registered_rules() -> tuple[Rule, ...]:
-    """Every rule, by id."""
-    # importing the rules registers them
-    import mmfmt.verify.rules  # noqa: F401
-
-    return tuple(_REGISTRY[id] for id in sorted(_REGISTRY))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmfmt.errors import MmfmtError
 from mmfmt.repo import open_repo
-from mmfmt.verify.findings import Finding, Rule, registered_rules
+from mmfmt.verify.findings import Finding, Rule
+from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
 
 

@@ -1,5 +1,11 @@
 """The rules, by family; importing this package registers them."""
 
+from mmfmt.verify.findings import REGISTRY, Rule
 from mmfmt.verify.rules import configs, files, headers, names, quantization, tokenizer
 
-__all__ = ["configs", "files", "headers", "names", "quantization", "tokenizer"]
+__all__ = ["configs", "files", "headers", "names", "quantization", "registered_rules", "tokenizer"]
+
+
+def registered_rules() -> tuple[Rule, ...]:
+    """Every rule, by id."""
+    return tuple(REGISTRY[id] for id in sorted(REGISTRY))

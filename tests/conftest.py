@@ -1,0 +1,68 @@
+"""Fixtures and settings for every test."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from mmfmt.cli import main
+
+# no deadline: a first call compiles, imports or touches a slow disk
+settings.register_profile(
+    "mmfmt",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("mmfmt")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line left: exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr of a refused request."""
+        lines = self.err.splitlines()
+        assert self.code == 2, self
+        assert len(lines) == 1, self
+        assert lines[0].startswith("error: "), self
+        return lines[0]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Run the `mmfmt` command in this process, as its entry point does."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mmfmt", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    yield call
+    # main() installs a handler of its own
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def to_consolidated(run: Run) -> Run:
+    """Run `mmfmt convert hf-to-consolidated` with the given arguments."""
+    return lambda *arguments: run("convert", "hf-to-consolidated", *arguments)

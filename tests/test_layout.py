@@ -1,0 +1,291 @@
+"""mmfmt.layout against published inventories and transformers' own classes."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmfmt.configs import open_config, to_params
+from mmfmt.errors import MmfmtError
+from mmfmt.layout import (
+    Naming,
+    Row,
+    Slots,
+    detect_generation,
+    evaluate,
+    flatten,
+    naming,
+    native,
+    rows,
+)
+from mmfmt.schemas import table
+from tests import builders
+
+GENERATIONS = ("text", "legacy", "new")
+TEXT_NAMES_OF_TOWERS = {(kind, "text") for kind in builders.MULTIMODAL}
+NAMINGS = {"native": native(), **{label: naming("hf", label) for label in GENERATIONS}}
+
+# params.json of the models whose tensor inventories are known; no params.json of the last
+# two is at hand: their sizes as their config.json has them
+INVENTORIES = {
+    "Mistral-Medium-3.5-128B": "Mistral-Medium-3.5-128B.params.json",
+    "Devstral-Small-2-24B-Instruct-2512": "Devstral-Small-2-24B-Instruct-2512.config.json",
+    "Mistral-Small-3.x-24B-BF16": "Mistral-Small-3.x-24B-FLUX2-text-encoder.config.json",
+}
+
+
+def symbols_of(name: str) -> dict[str, Any]:
+    """Sizes of a published model, by params.json field."""
+    body = builders.read_json(builders.PUBLISHED / INVENTORIES[name])
+    if "model_type" in body:
+        body = to_params(open_config(body), has_output=True)
+    return flatten(body)
+
+
+MEDIUM = symbols_of("Mistral-Medium-3.5-128B")
+
+
+def instances(where: Naming, symbols: dict[str, Any]) -> Iterator[tuple[Row, Slots, str]]:
+    """Every module instance of a model that a naming has a name for."""
+    for row in rows():
+        if where.has(row):
+            for slots in row.instances(symbols):
+                yield row, slots, where.module(row, slots)
+
+
+@pytest.mark.parametrize("label", NAMINGS)
+def test_a_row_matches_exactly_its_own_names(label: str) -> None:
+    """Over all modules of Medium 3.5: each name leads back to its row, slots and suffix."""
+    where = NAMINGS[label]
+    seen: set[str] = set()
+    for row, slots, module in instances(where, MEDIUM):
+        assert module not in seen
+        seen.add(module)
+        for suffix in table("suffixes"):
+            match = where.match(f"{module}.{suffix}")
+            assert match is not None
+            assert (match.row, match.slots, match.suffix) == (row, slots, suffix)
+    assert len(seen) > 88 * 9
+
+
+@pytest.mark.parametrize("label", NAMINGS)
+def test_no_two_rows_take_one_name(label: str) -> None:
+    """Every pattern against every name, without the lookup that `match` takes first."""
+    where = NAMINGS[label]
+    patterns = [
+        re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(_pattern(where, row))))
+        for row in rows()
+        if where.has(row)
+    ]
+    for _, slots, module in instances(where, MEDIUM):
+        if dict(slots).get("layer", 0) < 2:
+            assert sum(pattern.fullmatch(module) is not None for pattern in patterns) == 1
+
+
+def _any_layer(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(re.escape("{layer}"), r"\d+"))
+
+
+def _pattern(where: Naming, row: Row) -> str:
+    """The name of a row with its slots still open."""
+    slots = tuple((slot, "{" + slot + "}") for slot, _ in row.slots)
+    return where.module(row, slots)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("generation", ["legacy", "new"])
+def test_native_to_hf_to_native(generation: str) -> None:
+    """The names of the whole of Medium 3.5 there and back."""
+    hf = naming("hf", generation)
+    names = set()
+    for row, slots, module in instances(native(), MEDIUM):
+        there = hf.match(f"{hf.module(row, slots)}.weight")
+        assert there is not None
+        assert native().module(there.row, there.slots) == module
+        names.add(hf.module(row, slots))
+    assert len(names) == len(list(instances(native(), MEDIUM)))
+
+
+@given(st.sampled_from(rows()), st.integers(0, 999_999), st.sampled_from(sorted(NAMINGS)))
+def test_any_layer_number(row: Row, layer: int, label: str) -> None:
+    """Layer numbers of up to six digits survive in every naming."""
+    where = NAMINGS[label]
+    if not where.has(row):
+        return
+    slots = (("layer", layer),) if "{layer}" in row.native else ()
+    match = where.match(f"{where.module(row, slots)}.weight")
+    assert match is not None
+    assert (match.row, match.slots) == (row, slots)
+
+
+# with a superscript two and an Arabic one, which are digits to Python
+NO_NUMBERS = ("00", "01", "-1", "+1", " 1", "1_0", "1000000", "\u00b2", "\u0661", "")
+
+
+@given(st.sampled_from(rows()), st.sampled_from(NO_NUMBERS))
+def test_other_spellings_of_a_number(row: Row, number: str) -> None:
+    """A tensor name has exactly one spelling: anything else would be carried twice."""
+    if "{layer}" in row.native:
+        assert native().match(row.native.replace("{layer}", number) + ".weight") is None
+
+
+@given(st.text(max_size=40) | st.from_regex(r"layers\.\w+\.[a-z_.0-9{}]{1,20}", fullmatch=True))
+def test_arbitrary_names(name: str) -> None:
+    """Any text matches a row that spells it again, or nothing; `nearest` always answers."""
+    for where in NAMINGS.values():
+        match = where.match(name)
+        if match is not None:
+            assert f"{where.module(match.row, match.slots)}.{match.suffix}" == name
+        assert where.nearest(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "weight", "layers", "layers.0.attention.wq", "layers.0.attention.wq.", "norm"),
+        *("layers.0.attention.wq.weights", "xlayers.0.attention.wq.weight", "layers.0.attention"),
+        *("layers.0.attention.wq.weight.", ".layers.0.attention.wq.weight", "norm.weight\n"),
+        *("layers.{layer}.attention.wq.weight", "layers.0.feed_forward.w4.weight"),
+        # families not known yet must not be taken for dense layers
+        *("layers.0.attention.wq_a.weight", "layers.0.experts.0.w1.weight", "layers.0.gate.weight"),
+        "vision_encoder.layers.0.attention.wq.weight",
+    ],
+)
+def test_unknown_native_names(name: str) -> None:
+    """Near misses are no matches."""
+    assert native().match(name) is None
+
+
+def test_old_pixtral_converter_key() -> None:
+    """The wrong vision key of the old Pixtral converter is unknown, and its like is named."""
+    hf = naming("hf", "legacy")
+    wrong = "vision_tower.transformer.layers.3.input_layernorm.weight"
+    assert hf.match(wrong) is None
+    assert hf.nearest(wrong).startswith("vision_tower.transformer.layers.")
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "nearest"),
+    [
+        ("native", "layers.0.atention.wq.weight", "layers.{layer}.attention.wq.weight"),
+        ("native", "layers.0.attention.wq.weight_pack", "layers.0.attention.wq.weight_packed"),
+        ("text", "model.layers.7.mlp.gate.weight", "model.layers.{layer}.mlp.gate_proj.weight"),
+        ("new", "model.visiontower.ln_pre.weight", "model.vision_tower.ln_pre.weight"),
+        ("legacy", "lm_head.weight", "language_model.lm_head.weight"),
+    ],
+)
+def test_nearest(label: str, name: str, nearest: str) -> None:
+    """Typing errors lead to what was meant."""
+    assert NAMINGS[label].nearest(name) == nearest
+
+
+@pytest.mark.parametrize("model", INVENTORIES)
+def test_published_inventories(model: str) -> None:
+    """Every tensor maps both ways, and has the shape that params.json gives it."""
+    with gzip.open(builders.PUBLISHED / f"{model}.inventory.json.gz") as file:
+        inventory = json.load(file)
+    assert inventory["columns"] == ["native", "hf", "shape", "dtype"]
+    tensors, symbols = inventory["tensors"], symbols_of(model)
+    hf = detect_generation(hf_name for _, hf_name, _, _ in tensors)
+    assert hf is naming("hf", "new")
+    for native_name, hf_name, shape, _ in tensors:
+        ours, theirs = native().match(native_name), hf.match(hf_name)
+        assert ours is not None, native_name
+        assert theirs is not None, hf_name
+        assert (ours.row, ours.slots) == (theirs.row, theirs.slots)
+        assert native().module(theirs.row, theirs.slots) == native_name.rpartition(".")[0]
+        assert hf.module(ours.row, ours.slots) == hf_name.rpartition(".")[0]
+        if ours.suffix == "weight":
+            assert ours.row.weight_shape(symbols) == tuple(shape)
+    # and nothing that the tables expect is absent from the inventory
+    modules = {name.rpartition(".")[0] for name, _, _, _ in tensors}
+    assert modules == {module for _, _, module in instances(native(), symbols)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "generation"),
+    # a text-only checkpoint has no names for a tower
+    [(k, g) for k in builders.KINDS for g in GENERATIONS if (k, g) not in TEXT_NAMES_OF_TOWERS],
+)
+def test_detects_the_generation(kind: str, generation: str) -> None:
+    """From the names that transformers saves, and from the same in other generations."""
+    saved = "legacy" if kind in builders.MULTIMODAL else "text"
+    names = [builders.renamed(name, saved, generation) for name in _saved_names(kind)]
+    assert detect_generation(names) is naming("hf", generation)
+    assert detect_generation(reversed(names)) is naming("hf", generation)
+
+
+def test_generation_of_equally_good_names() -> None:
+    """The later generation, as documented; `lm_head.weight` is a name of two of them."""
+    assert detect_generation(["lm_head.weight"]) is naming("hf", "new")
+
+
+def _meta_state(kind: str, geometry: builders.Geometry) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A config and the state dict of transformers' own class, without any memory."""
+    config = builders.model_config(kind, geometry)
+    with torch.device("meta"):
+        return config, dict(builders.build_model(config).state_dict())
+
+
+def _saved_names(kind: str) -> list[str]:
+    """The names under which transformers saves a model of this kind (see builders)."""
+    _, state = _meta_state(kind, builders.TINY)
+    old = "new" if kind in builders.MULTIMODAL else "text"
+    new = "legacy" if kind in builders.MULTIMODAL else "text"
+    return [builders.renamed(name, old, new) for name in state]
+
+
+GEOMETRIES = {
+    "tiny": builders.TINY,
+    "heads wider than hidden": builders.Geometry(hidden=64, heads=3, kv_heads=1, head_dim=88),
+    "as Small-24B": builders.Geometry(
+        5120, 32, 8, 128, 32768, 2, 131072, vision_hidden=1024, vision_heads=16
+    ),
+    "as Medium 3.5": builders.Geometry(
+        12288, 96, 8, 128, 28672, 2, 131072, vision_hidden=1664, vision_heads=16, vision_layers=2
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", builders.KINDS)
+@pytest.mark.parametrize("size", GEOMETRIES)
+def test_state_dicts_of_transformers(kind: str, size: str) -> None:
+    """Every parameter of the class matches one row, with the shape that the table computes."""
+    config, state = _meta_state(kind, GEOMETRIES[size])
+    hf = detect_generation(state)
+    symbols = flatten(to_params(open_config(_json(config)), has_output=True))
+    expected = {
+        f"{module}.{suffix}": shape
+        for row, slots, module in instances(hf, symbols)
+        if row.expected(symbols)
+        for suffix, shape in _parameters(row, symbols)
+    }
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
+
+
+def _parameters(row: Row, symbols: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    shape = row.weight_shape(symbols)
+    yield "weight", shape
+    if row.bias and symbols[row.bias]:
+        yield "bias", shape[:1]
+
+
+def _json(config: Any) -> dict[str, Any]:
+    """A config object as transformers writes it to config.json."""
+    body: dict[str, Any] = json.loads(config.to_json_string())
+    return body
+
+
+def test_evaluate() -> None:
+    """Products, one division rounded up, and an error for a size that nobody gave."""
+    symbols = {"out": 33, "bits": 4, "x.y": 5}
+    assert evaluate("out*bits/32", symbols) == 5
+    assert evaluate("out*2", symbols) == 66
+    assert evaluate("x.y/2/2", symbols) == 2
+    with pytest.raises(MmfmtError, match="gone has no value"):
+        evaluate("out*gone", symbols)

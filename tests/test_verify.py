@@ -1,6 +1,7 @@
 """Every rule trips on its own defect and on nothing else, and stays silent on good repos."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -90,10 +91,9 @@ def quantize_int8(tensors: Tensors) -> None:
         tensors[name] = (tensors[name].float() / scale).round().to(torch.int8)
 
 
-def truncate(repo: Path) -> None:
-    """Cut the last byte off the consolidated file."""
-    path = repo / NATIVE
-    path.write_bytes(path.read_bytes()[:-1])
+def truncate(name: str) -> Damage:
+    """Cut the last byte off a file."""
+    return lambda repo: os.truncate(repo / name, (repo / name).stat().st_size - 1)
 
 
 def unquantize_v(name: str, module: str) -> Damage:
@@ -177,7 +177,8 @@ DEFECTS: list[tuple[str, str, Damage]] = [
     ("MMF102", "no processor", remove("processor_config.json")),
     ("MMF102", "no config", remove(CONFIG)),
     ("MMF108", "no index", split_hf),
-    ("MMF201", "truncated", truncate),
+    ("MMF201", "truncated", truncate(NATIVE)),
+    ("MMF201", "truncated in HF", truncate(HF)),
     ("MMF301", "unknown name", put(NATIVE, "layers.0.attention.wx.weight", torch.ones(1))),
     ("MMF302", "no norm", drop(NATIVE, "layers.3.ffn_norm.weight")),
     ("MMF302", "no vision norm", drop(NATIVE, "vision_encoder.ln_pre.weight")),
@@ -320,7 +321,7 @@ def test_warnings_do_not_fail(sharded: Path, tmp_path: Path) -> None:
 def test_json_report_keeps_its_schema(good: Path, tmp_path: Path) -> None:
     repo = shutil.copytree(good, tmp_path / "repo")
     drop(NATIVE, "norm.weight")(repo)
-    truncate(shutil.copytree(good, tmp_path / "cut"))
+    truncate(NATIVE)(shutil.copytree(good, tmp_path / "cut"))
     for name, code in (("repo", 1), ("cut", 1)):
         found, out, _ = run("verify", tmp_path / name, "--format", "json")
         assert found == code

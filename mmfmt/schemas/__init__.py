@@ -15,7 +15,7 @@ def table(name: str) -> dict[str, Any]:
 
 @cache
 def json_schema(name: str) -> dict[str, Any]:
-    """A JSON Schema of this folder, by name (`config`, `params`, `index`, `findings`)."""
+    """A JSON Schema of this folder, by name (`config`, `params`, `findings`)."""
     schema: dict[str, Any] = json.loads(
         (files(__name__) / f"{name}.schema.json").read_text(encoding="utf-8")
     )

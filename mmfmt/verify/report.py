@@ -34,10 +34,17 @@ def write_text(report: Report, console: Console) -> None:
         console.print(Text(printable(path), "bold"))
         for finding in findings:
             _print_finding(finding, console)
-    for skipped in report.skipped:
-        line = Text(f"skipped {skipped.rule} {skipped.name}: {skipped.reason}", "dim")
-        console.print(line)
+    for reason, ids in _skipped(report).items():
+        console.print(Text(f"skipped {', '.join(ids)}: {reason}", "dim"))
     console.print(_verdict(report))
+
+
+def _skipped(report: Report) -> dict[str, list[str]]:
+    """Ids of the rules that could not look, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for skipped in report.skipped:
+        by_reason.setdefault(skipped.reason, []).append(skipped.rule)
+    return by_reason
 
 
 def _print_finding(finding: Finding, console: Console) -> None:

@@ -40,7 +40,8 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
     """
     if not subject.dual:
         return
-    _ = subject.hf.hf_config
+    # faults of these are other rules' business; what is left says what params.json cannot
+    _ = subject.hf.hf_config, subject.hf.checkpoint.modules
     try:
         said = flatten(subject.hf.params)
     except MmfmtError as error:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
+from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
 from mmfmt.quantization import module_faults
 from mmfmt.reader import METADATA_KEY, reader, reader_labels
@@ -102,9 +103,14 @@ def ignore_list_differs_from_tensors(subject: Subject) -> Iterator[Problem]:
                     yield from _ignore_problems(side, reads, side.quantization.ignore)
 
 
+# the reader whose names are valid for every reader of the file
+_SPELLING = {CONFIG: "transformers", PARAMS: "vllm-native"}
+
+
 def _ignore_problems(
     side: Side, reads: IgnoreReader, entries: tuple[str, ...]
 ) -> Iterator[Problem]:
+    spelling = ignore_reader(_SPELLING[side.config_file], side.multimodal)
     asked = [m for m in side.checkpoint.linears if reads.asks(m) and side.scheme(m)]
     unlike = [m for m in asked if reads.ignores(entries, m) == m.quantized]
     place = f"{side.quantization_place}.ignore"
@@ -112,10 +118,11 @@ def _ignore_problems(
         (False, "not ignored, though not quantized", "add"),
         (True, "ignored, though quantized", "remove what means"),
     ):
-        names = [reads.name(module) for module in unlike if module.quantized == quantized]
-        if names:
-            message = f"for {reads.label}, {some(names)}: {said}"
-            yield Problem(side.config_file, place, message, f"{fix} {names[0]}")
+        found = [module for module in unlike if module.quantized == quantized]
+        if found:
+            message = f"for {reads.label}, {some([reads.name(m) for m in found])}: {said}"
+            repair = f"{fix} {some([spelling.name(m) for m in found])}"
+            yield Problem(side.config_file, place, message, repair)
 
 
 @rule("MMF405")
@@ -128,7 +135,7 @@ def quantized_unquantizable(subject: Subject) -> Iterator[Problem]:
     Repair: leave the vision side unquantized, or publish the HF layout only.
     """
     for side in subject.sides:
-        if side.config_file == "params.json":
+        if side.config_file == PARAMS:
             for module in _quantized(side):
                 if module.row.unquantized:
                     message = f"is quantized, but {module.row.unquantized}"

@@ -1,49 +1,46 @@
-"""Special token ids of a mistral-common tokenizer file."""
+"""Special token ids of a tokenizer file of mistral-common."""
 
 from pathlib import Path
-from typing import Any
 
+from mmfmt.configs import validate
 from mmfmt.errors import MmfmtError
+from mmfmt.repo import read_json
 
 IMAGE_TOKENS = {
     "image_token_id": "[IMG]",
     "image_break_token_id": "[IMG_BREAK]",
     "image_end_token_id": "[IMG_END]",
 }
+# what mistral-common takes where a tekken.json (up to v7) lists no special tokens
+_OLD_TEKKEN = {"[IMG]": 10, "[IMG_BREAK]": 12, "[IMG_END]": 13}
 
 
 def special_ids(path: Path) -> dict[str, int]:
     """Ids of the image tokens by their params.json name; tokens the file lacks are left out.
 
-    Reads tekken.json and the SentencePiece files through mistral-common.
+    A special token's id is its rank in tekken.json. SentencePiece files are asked through
+    mistral-common (which needs sentencepiece). Raises MmfmtError for a file that is neither.
     """
+    ids = _tekken_ids(path) if path.suffix == ".json" else _sentencepiece_ids(path)
+    return {name: ids[token] for name, token in IMAGE_TOKENS.items() if token in ids}
+
+
+def _tekken_ids(path: Path) -> dict[str, int]:
+    # read here, since importing mistral-common takes longer than the rest of a verification
+    body = read_json(path)
+    validate(body, "tekken", path.name)
+    tokens = body.get("special_tokens")
+    return {t["token_str"]: t["rank"] for t in tokens} if tokens else _OLD_TEKKEN
+
+
+def _sentencepiece_ids(path: Path) -> dict[str, int]:
     try:
-        tokenizer = _open(path)
+        from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
+
+        tokenizer = SentencePieceTokenizer(str(path))
+        ids = {token: int(tokenizer.get_special_token(token)) for token in IMAGE_TOKENS.values()}
     except Exception as error:  # mistral-common raises many kinds for a bad file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MmfmtError(path.name, f"mistral-common cannot read it: {reason}") from error
-    return {
-        name: found
-        for name, token in IMAGE_TOKENS.items()
-        if (found := _special_id(tokenizer, token)) is not None
-    }
-
-
-def _open(path: Path) -> Any:
-    # heavy imports: pydantic models, numpy
-    if path.suffix == ".json":
-        from mistral_common.tokens.tokenizers.tekken import Tekkenizer
-
-        return Tekkenizer.from_file(path)
-    from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
-
-    return SentencePieceTokenizer(str(path))
-
-
-def _special_id(tokenizer: Any, token: str) -> int | None:
-    try:
-        found = int(tokenizer.get_special_token(token))
-    except ValueError:
-        return None
     # SentencePiece answers <unk> (0) for a token it does not have
-    return found or None
+    return {token: id for token, id in ids.items() if id}

@@ -199,7 +199,7 @@ BAD = {
     "no config": (remove(builders.CONFIG), ["config.json: cannot be read: No such file"]),
     "config no JSON": (text_file(builders.CONFIG, "{"), ["config.json: is not valid JSON"]),
     "no tekken": (no_tokenizer, ["no tekken.json", "--tokenizer-from"]),
-    "tekken no JSON": (text_file("tekken.json", "{"), ["tekken.json: mistral-common cannot read"]),
+    "tekken no JSON": (text_file("tekken.json", "{"), ["tekken.json: is not valid JSON"]),
     "other tokenizer": (
         config(image_token_index=9),
         ["config.json: image_token_index: 9, but the tokenizer has 10"],

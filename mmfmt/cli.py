@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -13,7 +13,10 @@ from rich.console import Console
 from mmfmt import __version__
 from mmfmt.errors import MmfmtError
 from mmfmt.reader import reader, reader_labels
-from mmfmt.repo import Repo, open_repo
+from mmfmt.repo import open_repo
+
+if TYPE_CHECKING:
+    from mmfmt.convert.plan import Plan
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -98,25 +101,17 @@ def hf_to_consolidated(
         _carry_out(plan, force, console)
 
 
-def _carry_out(plan: Any, force: bool, console: Console) -> None:
+def _carry_out(plan: "Plan", force: bool, console: Console) -> None:
     from mmfmt.convert.execute import check_target, execute
     from mmfmt.convert.report import format_bytes, progress
 
-    replaced = _replaced(plan)
-    check_target(plan, replaced, force)
+    check_target(plan, force)
     start = time.monotonic()
     with progress(plan.data_bytes, console, console.quiet) as advance:
-        execute(plan, replaced, advance)
+        execute(plan, advance)
     seconds = time.monotonic() - start
     rate = f"{format_bytes(plan.data_bytes)} in {seconds:.1f} s"
     console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}")
-
-
-def _replaced(plan: Any) -> tuple[str, ...]:
-    """Files of an earlier consolidated set, and any other file that the plan would overwrite."""
-    target = Repo(Path(plan.target))
-    names = {*target.native.on_disk, target.native.index_path.name, *plan.files}
-    return tuple(sorted(name for name in names if (target.path / name).exists()))
 
 
 @cli.command()

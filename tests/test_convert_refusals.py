@@ -512,7 +512,7 @@ class Interrupt:
 def count_calls(folder: Path, target: Path) -> int:
     """How often a whole conversion reports progress."""
     calls: list[int] = []
-    execute(make_plan(folder, target), (), calls.append)
+    execute(make_plan(folder, target), calls.append)
     assert sum(calls) == sum(t.nbytes for t in builders.load_set(folder).values())
     return len(calls)
 
@@ -526,7 +526,7 @@ def test_interrupt_while_writing(tmp_path: Path, folder: Path, part: float, exis
     if exists:
         target.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(folder, target), (), Interrupt(number))
+        execute(make_plan(folder, target), Interrupt(number))
     assert (target.exists(), (tmp_path / "deep").exists()) == (exists, exists)
     assert not exists or list(target.iterdir()) == []
 
@@ -566,7 +566,7 @@ def test_failure_while_publishing(
     assert len(REPLACED) + len(plan.files) > 8
     monkeypatch.setattr(Path, "rename", rename_failing_at(number, error))
     with pytest.raises((KeyboardInterrupt, MmfmtError)):
-        execute(plan, REPLACED, lambda count: None)
+        execute(plan, lambda count: None)
     assert contents(older) == before
     assert {path.name for path in older.iterdir()} == {*REPLACED, "README.md"}
 
@@ -632,5 +632,5 @@ def test_source_that_shrinks(tmp_path: Path, folder: Path) -> None:
     path = folder / builders.WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(MmfmtError, match="became shorter while it was read"):
-        execute(plan, (), lambda count: None)
+        execute(plan, lambda count: None)
     assert not (tmp_path / "out").exists()

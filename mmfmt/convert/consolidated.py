@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def plan_consolidated(request: Request) -> Plan:
     params = native_params(model, request.source, special_ids(tokenizer))
     tensors = {s: _shard_tensors(model, request.reader, s) for s in request.source.hf.shards}
     shards = tuple(_shards(request, tensors))
-    return Plan(
+    plan = Plan(
         source=str(request.source.path),
         target=str(request.target),
         shards=shards,
@@ -115,6 +115,14 @@ def plan_consolidated(request: Request) -> Plan:
         copies=tuple(_companions(request, tokenizer)),
         warnings=tuple(_warnings(model)),
     )
+    return replace(plan, replaces=_replaced(plan))
+
+
+def _replaced(plan: Plan) -> tuple[str, ...]:
+    """Files of an older consolidated set, and any other that the plan would overwrite."""
+    target = Repo(Path(plan.target))
+    names = {*target.native.on_disk, target.native.index_path.name, *plan.files}
+    return tuple(sorted(name for name in names if (target.path / name).exists()))
 
 
 def native_params(model: Model, repo: Repo, ids: Mapping[str, int]) -> dict[str, Any]:

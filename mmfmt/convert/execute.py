@@ -31,11 +31,11 @@ Advance = Callable[[int], None]
 """Called with each number of bytes written."""
 
 
-def check_target(plan: Plan, replaced: tuple[str, ...], force: bool) -> None:
+def check_target(plan: Plan, force: bool) -> None:
     """Refuse a plan that would overwrite files (without `force`) or does not fit the disk."""
     target = Path(plan.target)
-    if replaced and not force:
-        found = ", ".join(replaced[:3]) + (", ..." if len(replaced) > 3 else "")
+    if plan.replaces and not force:
+        found = ", ".join(plan.replaces[:3]) + (", ..." if len(plan.replaces) > 3 else "")
         raise MmfmtError(plan.target, f"holds {found} already", "use --force to replace them")
     existing = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
     if not existing.is_dir():
@@ -46,11 +46,11 @@ def check_target(plan: Plan, replaced: tuple[str, ...], force: bool) -> None:
         raise MmfmtError(plan.target, problem, "make room or name another DST")
 
 
-def execute(plan: Plan, replaced: tuple[str, ...], advance: Advance) -> None:
+def execute(plan: Plan, advance: Advance) -> None:
     """Write everything the plan names; nothing is visible under its final name until all is.
 
-    `replaced` are files of the target that the new ones stand in for; they are put back if
-    publishing fails. Raises MmfmtError; the staging folder is removed whatever happens.
+    Files that the plan replaces are put back if publishing fails. Raises MmfmtError; the
+    staging folder is removed whatever happens.
     """
     target = Path(plan.target)
     with _errors_in_one_line(plan.target), _staging(target) as staging:
@@ -61,7 +61,7 @@ def execute(plan: Plan, replaced: tuple[str, ...], advance: Advance) -> None:
             shutil.copyfile(source, staging / name)
         for name, text in plan.texts:
             (staging / name).write_text(text, encoding="utf-8")
-        _publish(plan, staging, target, replaced)
+        _publish(plan, staging, target)
 
 
 @contextmanager
@@ -187,13 +187,13 @@ def _write(out: BinaryIO, data: bytes | memoryview) -> None:
         view = view[out.write(view) :]
 
 
-def _publish(plan: Plan, staging: Path, target: Path, replaced: tuple[str, ...]) -> None:
+def _publish(plan: Plan, staging: Path, target: Path) -> None:
     """Rename everything into place, index and params.json last; undo all if a rename fails."""
     for name in plan.files[len(plan.shards) :]:
         _fsync(staging / name)
     retired = staging / "replaced"
     retired.mkdir()
-    moves = [(target / name, retired / name) for name in reversed(replaced)]
+    moves = [(target / name, retired / name) for name in reversed(plan.replaces)]
     moves += [(staging / name, target / name) for name in plan.files]
     done: list[tuple[Path, Path]] = []
     try:

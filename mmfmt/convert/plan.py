@@ -118,7 +118,8 @@ class Plan:
     """Everything a conversion will write into `target`.
 
     `texts` are small files by name with their content, written after the shards in this
-    order; `copies` are (name, source path) of companion files.
+    order; `copies` are (name, source path) of companion files. `replaces` are files that lie
+    in the target and give way to the new ones: an older set, of whatever sharding.
     """
 
     source: str
@@ -126,6 +127,7 @@ class Plan:
     shards: tuple[PlannedShard, ...]
     texts: tuple[tuple[str, str], ...] = field(repr=False, default=())
     copies: tuple[tuple[str, str], ...] = ()
+    replaces: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

@@ -48,6 +48,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"  {name}  copied from {source}")
     for name, text in plan.texts:
         console.print(f"  {name}  written, {len(text):,} characters")
+    for name in plan.replaces:
+        console.print(f"  {name}  is there already and would be replaced (with --force)")
     console.print(f"{len(plan.files)} files, {format_bytes(plan.data_bytes)} of tensors")
 
 

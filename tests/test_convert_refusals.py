@@ -189,6 +189,7 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tekken.json").unlink()
 
 
+EMPTY = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
 BAD = {
     "truncated": (truncate, ["model.safetensors: truncated", "fetch or export it again"]),
     "header longer than file": (long_header, ["model.safetensors: header of 67108864 bytes"]),
@@ -277,6 +278,10 @@ BAD = {
     "kv cache": (
         quantized(kv_cache_scheme={"num_bits": 8, "type": "float"}),
         ["quantization_config.kv_cache_scheme"],
+    ),
+    "nothing quantized": (
+        config(quantization_config=EMPTY),
+        ["quantization_config: is there, but no tensor is quantized"],
     ),
     "another method": (quantized(quant_method="gptq"), ["quant_method: 'gptq' is not supported"]),
     "no method": (quantized(quant_method=""), ["quant_method: 'none' is not supported yet"]),

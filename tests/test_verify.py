@@ -266,7 +266,8 @@ def test_each_defect_of_int8_trips_its_rule_only(
 
 def test_every_rule_has_a_defect_and_an_explanation() -> None:
     rules = {rule.id: rule for rule in registered_rules()}
-    assert {rule for rule, _, _ in DEFECTS + SHARDED + INT8} == rules.keys()
+    planted = {rule for rule, _, _ in DEFECTS + SHARDED + INT8}
+    assert planted | {"MMF408"} == rules.keys()
     for rule in rules.values():
         assert "Repair:" in rule.explanation, rule.id
 
@@ -285,6 +286,19 @@ def test_hf_only_repos_are_clean(repo: Path) -> None:
 
 def test_hf_repo_without_tokenizer_is_found(tmp_path: Path) -> None:
     check("MMF102", remove("tokenizer.json"), W4A16, tmp_path)
+
+
+def test_quantization_of_nothing_is_found(tmp_path: Path) -> None:
+    body = json.loads((W4A16 / CONFIG).read_text())["quantization_config"]
+    check("MMF402", set_field(CONFIG, "quantization_config", body), BF16, tmp_path)
+
+
+def test_row_order_of_another_reader_is_said(tmp_path: Path) -> None:
+    convert(W4A16, tmp_path / "out", "--tokenizer-from", BASE, "--reader", "native")
+    found = verify(tmp_path / "out").findings
+    assert {finding.rule for finding in found} == {"MMF408"}
+    names = {f"layers.{layer}.attention.{w}" for layer in range(4) for w in ("wq", "wk")}
+    assert {finding.location.rpartition(".")[0] for finding in found} == names
 
 
 def test_native_only_repo_is_clean(tmp_path: Path) -> None:

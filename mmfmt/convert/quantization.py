@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmfmt.checkpoint import Checkpoint
+from mmfmt.errors import MmfmtError
 from mmfmt.ignore import IgnoreReader, ignore_list, ignore_reader
 from mmfmt.quantization import Quantization, Scheme
 
@@ -49,6 +50,8 @@ def _targets(
         scheme = quantization.scheme_of(module) if module.quantized else None
         if scheme:
             used.setdefault(scheme, []).append(reader.name(module))
+    if not used:
+        raise MmfmtError(quantization.place, "is there, but no tensor is quantized", "remove it")
     if len(used) == 1:
         return [(scheme, ["Linear"]) for scheme in used]
     return list(used.items())

@@ -96,7 +96,8 @@ def ignore_list_differs_from_tensors(subject: Subject) -> Iterator[Problem]:
     mmfmt convert hf-to-consolidated writes.
     """
     for side in subject.sides:
-        if side.quantization:
+        # nothing quantized at all is another rule's business
+        if side.quantization and _quantized(side):
             for label in table("ignore_readers"):
                 reads = ignore_reader(label, side.multimodal)
                 if reads.file == side.config_file:
@@ -185,10 +186,33 @@ def recorded_reader_unknown(subject: Subject) -> Iterator[Problem]:
         )
 
 
+@rule("MMF408", level="warning")
+def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
+    """A consolidated set whose rows were ordered for another reader is not served by vLLM.
+
+    vLLM leaves the rows of packed wq/wk as they lie in the file. In Mistral's own order they
+    load without a word, and answers go from 62 of 64 right to 7.
+
+    Repair: convert again with --reader vllm, unless no vLLM is meant to read it.
+    """
+    side = subject.native
+    if side not in subject.sides or _recorded_reader(side) in ("vllm", ""):
+        return
+    recorded, vllm = reader(_recorded_reader(side)), reader("vllm")
+    for module in _quantized(side):
+        for suffix, parameter in module.parameters.items():
+            orders = {r.wants_native_rows(module.row, suffix) for r in (recorded, vllm)}
+            if len(orders) > 1 and table("suffixes")[suffix]["rows"] != "keep":
+                message = f"its rows are ordered for the reader {recorded.label!r}, not for vLLM"
+                yield Problem(parameter.shard, parameter.name, message, "convert again")
+                break
+
+
 def _recorded_reader(side: Side) -> str:
     # where nothing is recorded, vLLM is what reads consolidated sets
     labels = {h.metadata.get(METADATA_KEY, "vllm") for h in side.weights.headers.values()}
-    return labels.pop() if len(labels) == 1 else ""
+    known = labels <= set(reader_labels())
+    return labels.pop() if known and len(labels) == 1 else ""
 
 
 def _quantized(side: Side) -> list[Module]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Model:
     params: Mapping[str, Any]
     quantization: Quantization | None
 
-    @property
+    @cached_property
     def symbols(self) -> Symbols:
         return flatten(self.params)
 

@@ -6,10 +6,8 @@ from functools import cached_property
 from math import isclose, log
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
 from mmfmt.errors import MmfmtError
-from mmfmt.schemas import json_schema, table
+from mmfmt.schemas import table, validate
 
 CONFIG, PARAMS = "config.json", "params.json"
 MULTIMODAL = {"mistral3", "llava"}
@@ -22,16 +20,6 @@ _YARN_KEYS = {
     *("llama_4_scaling_beta", "max_position_embeddings"),
 }
 _PLAIN_ROPE_KEYS = {"rope_type", "type", "rope_theta", "llama_4_scaling_beta"}
-
-
-def validate(body: Mapping[str, Any], schema: str, place: str) -> None:
-    """Check a JSON body against a schema; MmfmtError with the JSON path of the first fault."""
-    errors = sorted(
-        Draft202012Validator(json_schema(schema)).iter_errors(body), key=lambda e: e.json_path
-    )
-    for error in errors:
-        path = error.json_path.removeprefix("$").removeprefix(".")
-        raise MmfmtError(f"{place}: {path}" if path else place, error.message)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mmfmt.configs import validate
 from mmfmt.errors import MmfmtError
 from mmfmt.repo import read_json
+from mmfmt.schemas import validate
 
 IMAGE_TOKENS = {
     "image_token_id": "[IMG]",

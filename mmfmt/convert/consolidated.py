@@ -16,7 +16,7 @@ from mmfmt.checkpoint import (
     open_checkpoint,
     unknown_tensor,
 )
-from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params, validate
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params
 from mmfmt.convert.plan import Copy, PackedRows, Plan, PlannedShard, PlannedTensor, Rows, Segment
 from mmfmt.convert.quantization import native_quantization
 from mmfmt.errors import MmfmtError
@@ -25,7 +25,7 @@ from mmfmt.layout import Symbols, flatten, native
 from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
 from mmfmt.reader import METADATA_KEY, Reader
 from mmfmt.repo import NATIVE_STEM, Repo
-from mmfmt.schemas import table
+from mmfmt.schemas import table, validate
 from mmfmt.tokenizer import special_ids
 
 # read by mistral-common or vLLM's native path beside the weights, where present

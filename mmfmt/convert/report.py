@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,9 @@ from rich.table import Table
 
 from mmfmt.convert.plan import Plan
 
-Advance = Callable[[int], None]
+if TYPE_CHECKING:
+    from mmfmt.convert.execute import Advance
+
 # seconds between two plain progress lines
 _INTERVAL = 10.0
 
@@ -54,7 +57,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 @contextmanager
-def progress(total: int, console: Console, quiet: bool) -> Iterator[Advance]:
+def progress(total: int, console: Console, quiet: bool) -> Iterator["Advance"]:
     """A bar with bytes, rate and ETA on a terminal, a line every ten seconds elsewhere."""
     if quiet:
         yield lambda count: None

@@ -2,9 +2,14 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from mmfmt.errors import MmfmtError
 
 
 @cache
@@ -20,3 +25,13 @@ def json_schema(name: str) -> dict[str, Any]:
         (files(__name__) / f"{name}.schema.json").read_text(encoding="utf-8")
     )
     return schema
+
+
+def validate(body: Mapping[str, Any], schema: str, place: str) -> None:
+    """Check a JSON body against a schema; MmfmtError with the JSON path of the first fault."""
+    errors = sorted(
+        Draft202012Validator(json_schema(schema)).iter_errors(body), key=lambda e: e.json_path
+    )
+    for error in errors:
+        path = error.json_path.removeprefix("$").removeprefix(".")
+        raise MmfmtError(f"{place}: {path}" if path else place, error.message)

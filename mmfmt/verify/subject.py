@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from mmfmt.checkpoint import Checkpoint, Module, open_checkpoint
-from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params, validate
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Symbols, flatten
 from mmfmt.quantization import Quantization, Scheme, parse_quantization
 from mmfmt.repo import Repo, WeightSet
+from mmfmt.schemas import validate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from functools import cached_property
 
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry
-from mmfmt.layout import Match, Naming, Row, Slots, Symbols, detect_generation, native, rows
+from mmfmt.layout import Row, Slots, Symbols
+from mmfmt.naming import Match, Naming, detect_hf, detect_native
 from mmfmt.repo import HF_STEM, WeightSet
 from mmfmt.schemas import table
 
@@ -98,26 +99,21 @@ class Checkpoint:
 
 
 def open_checkpoint(weights: WeightSet) -> Checkpoint:
-    """Match a weight set; a HF set's prefix generation is told from its names."""
-    hf = weights.stem == HF_STEM
-    return Checkpoint(weights, detect_generation(weights.tensors) if hf else native())
+    """Match a weight set; its family and HF prefix generation are told from its names."""
+    detect = detect_hf if weights.stem == HF_STEM else detect_native
+    return Checkpoint(weights, detect(weights.tensors))
 
 
 def expected_modules(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Slots]]:
     """The modules that a model with these params has under a naming."""
-    for row in rows():
-        if naming.has(row) and row.expected(symbols) and _has_slots(row, symbols):
+    for row in naming.family.rows:
+        if naming.has(row) and row.expected(symbols):
             yield from ((row, slots) for slots in row.instances(symbols))
-
-
-def _has_slots(row: Row, symbols: Symbols) -> bool:
-    # a text-only model has no vision_encoder params at all
-    return all(field in symbols for _, field in row.slots)
 
 
 def unknown_tensor(checkpoint: Checkpoint, name: str) -> MmfmtError:
     """The error for a tensor that no row matches."""
     nearest = checkpoint.naming.nearest(name)
-    problem = f"no {checkpoint.naming.label} tensor of a known family has this name"
+    problem = f"no {checkpoint.naming.label} tensor has this name"
     shard = next(s for s, header in checkpoint.weights.headers.items() if name in header.tensors)
     return MmfmtError(f"{shard}: {name}", problem, f"nearest known: {nearest}")

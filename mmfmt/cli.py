@@ -4,6 +4,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -49,9 +50,31 @@ def convert() -> None:
     """Convert a checkpoint from one layout to the other."""
 
 
+def _writes(command: Callable[..., None]) -> Callable[..., None]:
+    """Arguments and options of every command that writes a checkpoint."""
+    for decorate in (
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+        click.option("--force", is_flag=True, help="Replace files that are there already."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
+        click.argument("dst", type=FOLDER, required=False),
+        click.argument("src", type=FOLDER),
+    ):
+        command = decorate(command)
+    return command
+
+
+_max_shard_size = click.option(
+    "--max-shard-size", type=Size(), help="Split anew, e.g. 5GB. Default: as SRC."
+)
+_repack = click.option(
+    "--repack",
+    is_flag=True,
+    help="Write 3, 5, 6 and 7 bit weights densely that compressed-tensors <= 0.17 padded.",
+)
+
+
 @convert.command("hf-to-consolidated")
-@click.argument("src", type=FOLDER)
-@click.argument("dst", type=FOLDER, required=False)
+@_writes
 @click.option(
     "--tokenizer-from", type=FOLDER, help="Repo to take tekken.json from if SRC has none."
 )
@@ -63,26 +86,22 @@ def convert() -> None:
     show_default=True,
     help="Whose row order packed Q and K take: vLLM's loader, or Mistral's own order.",
 )
-@click.option("--max-shard-size", type=Size(), help="Split anew, e.g. 5GB. Default: as SRC.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--force", is_flag=True, help="Replace a consolidated set that is there already.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@_max_shard_size
+@_repack
 def hf_to_consolidated(
     src: Path,
     dst: Path | None,
     tokenizer_from: Path | None,
     reader_label: str,
     max_shard_size: int | None,
-    dry_run: bool,
-    force: bool,
-    quiet: bool,
+    repack: bool,
+    **output: bool,
 ) -> None:
     """Write the consolidated set of a Hugging Face checkpoint.
 
     Without DST it is added to SRC, which then holds both layouts.
     """
     from mmfmt.convert.consolidated import Request, plan_consolidated
-    from mmfmt.convert.report import print_plan
 
     request = Request(
         source=open_repo(src),
@@ -90,11 +109,89 @@ def hf_to_consolidated(
         reader=reader(reader_label),
         tokenizer_from=open_repo(tokenizer_from) if tokenizer_from else None,
         max_shard_bytes=max_shard_size,
+        repack=repack,
     )
-    plan = plan_consolidated(request)
+    _convert(plan_consolidated(request), **output)
+
+
+@convert.command("consolidated-to-hf")
+@_writes
+@click.option(
+    "--names",
+    type=click.Choice(["new", "legacy"]),
+    default="new",
+    show_default=True,
+    help="Prefixes of multimodal tensor names: of transformers from 4.52 on, or before.",
+)
+@click.option(
+    "--reader",
+    "reader_label",
+    type=click.Choice(reader_labels()),
+    help="Whose row order packed Q and K have, where SRC does not record it.",
+)
+@_max_shard_size
+@_repack
+def consolidated_to_hf(
+    src: Path,
+    dst: Path | None,
+    names: str,
+    reader_label: str | None,
+    max_shard_size: int | None,
+    repack: bool,
+    **output: bool,
+) -> None:
+    """Write the Hugging Face set of a consolidated checkpoint.
+
+    Without DST it is added to SRC, which then holds both layouts. Tokenizer, processor and
+    chat template files that SRC lacks are made from tekken.json.
+    """
+    from mmfmt.convert.huggingface import Request, plan_huggingface
+
+    request = Request(
+        source=open_repo(src),
+        target=dst or src,
+        names=names,
+        reader=reader_label,
+        max_shard_bytes=max_shard_size,
+        repack=repack,
+    )
+    _convert(plan_huggingface(request), **output)
+
+
+@convert.command()
+@_writes
+@click.option(
+    "--reader",
+    "reader_label",
+    type=click.Choice(reader_labels()),
+    required=True,
+    help="Whose row order packed Q and K shall have.",
+)
+@click.option(
+    "--from-reader",
+    type=click.Choice(reader_labels()),
+    help="Whose row order they have now, where SRC does not record it.",
+)
+def reorder(
+    src: Path, dst: Path | None, reader_label: str, from_reader: str | None, **output: bool
+) -> None:
+    """Switch a consolidated set to another reader's row order.
+
+    Only Q and K change. Without DST the set in SRC is replaced, which takes --force.
+    """
+    from mmfmt.convert.reorder import Request, plan_reorder
+
+    request = Request(open_repo(src), dst or src, reader(reader_label), from_reader)
+    _convert(plan_reorder(request), **output)
+
+
+def _convert(plan: "Plan", dry_run: bool, force: bool, quiet: bool) -> None:
+    from mmfmt.convert.report import print_dropped, print_plan
+
     console = _console(stderr=True, quiet=quiet)
     for warning in plan.warnings:
         console.print(f"warning: {warning}")
+    print_dropped(plan, console)
     if dry_run:
         print_plan(plan, _console())
     else:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from mmfmt.checkpoint import Checkpoint, Module
 from mmfmt.errors import MmfmtError
-from mmfmt.layout import Naming, naming
+from mmfmt.layout import Family
+from mmfmt.naming import Naming, naming
 from mmfmt.schemas import table
 
 REGEX = "re:"
@@ -60,13 +61,13 @@ class IgnoreReader:
         return (self.classes and entry == "Linear") or matches(entry, name)
 
 
-def ignore_reader(label: str, multimodal: bool) -> IgnoreReader:
-    """A reader of `ignore_readers.toml`, for models with or without a vision side."""
-    columns = table("ignore_readers")[label]
+def ignore_reader(label: str, family: Family) -> IgnoreReader:
+    """A reader of `ignore_readers.toml`, for models of a family."""
+    columns, multimodal = table("ignore_readers")[label], family.multimodal
     return IgnoreReader(
         label=label,
         file=columns["file"],
-        naming=naming(*columns["multimodal" if multimodal else "text"]),
+        naming=naming(family, *columns["multimodal" if multimodal else "text"]),
         kinds=tuple(columns["kinds"]),
         classes=columns["classes"],
         fused=columns["fused"],

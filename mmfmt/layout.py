@@ -1,8 +1,6 @@
-"""The layout tables as objects: rows, the ways to name them, and what a name matches."""
+"""The layout tables as objects: model families and their rows."""
 
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -11,8 +9,6 @@ from typing import Any
 
 from mmfmt.errors import MmfmtError
 from mmfmt.schemas import table
-
-FAMILIES = ("dense_text", "pixtral_vision")
 
 Slots = tuple[tuple[str, int], ...]
 Symbols = Mapping[str, Any]
@@ -89,111 +85,59 @@ class Row:
             yield tuple(zip((slot for slot, _ in used), values, strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One model family of `families.toml`: the rows of its layout tables, and how it is named.
+
+    `generations` are the HF prefix generations it can be saved in, `vllm` the prefixes of the
+    module names that vLLM compares ignore lists with (both in `generations.toml`).
+    """
+
+    label: str
+    rows: tuple[Row, ...]
+    generations: tuple[str, ...]
+    vllm: str
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    def fits(self, symbols: Symbols) -> bool:
+        """Whether params with these symbols describe a model of the family."""
+        return all(map(symbols.get, self.present)) and not any(map(symbols.get, self.absent))
+
+    @property
+    def multimodal(self) -> bool:
+        """Whether the text model is one part of several."""
+        return self.vllm == "multimodal"
+
+
 @cache
-def rows() -> tuple[Row, ...]:
-    """Every row of every family, in table order."""
-    return tuple(row for family in FAMILIES for row in _family_rows(table(f"layouts/{family}")))
+def families() -> tuple[Family, ...]:
+    """Every family, in table order."""
+    return tuple(_family(label, columns) for label, columns in table("families").items())
 
 
-def _family_rows(family: Mapping[str, Any]) -> Iterator[Row]:
-    common = {"unquantized": family.get("unquantized", "")}
-    slots = tuple(family["slots"].items())
-    for columns in family["module"]:
+def family(label: str) -> Family:
+    """A family by its label in `families.toml`."""
+    return next(family for family in families() if family.label == label)
+
+
+def _family(label: str, columns: Mapping[str, Any]) -> Family:
+    rows = tuple(row for name in columns["tables"] for row in _rows(table(f"layouts/{name}")))
+    return Family(
+        label=label,
+        rows=rows,
+        generations=tuple(columns["generations"]),
+        vllm=columns["vllm"],
+        present=tuple(columns.get("present", ())),
+        absent=tuple(columns.get("absent", ())),
+    )
+
+
+def _rows(layout: Mapping[str, Any]) -> Iterator[Row]:
+    common = {"unquantized": layout.get("unquantized", "")}
+    slots = tuple(layout["slots"].items())
+    for columns in layout["module"]:
         values = {**common, **columns, "shape": tuple(columns["shape"]), "slots": slots}
         if "rotary" in columns:
             values["rotary"] = (columns["rotary"]["heads"], columns["rotary"]["head_dim"])
         yield Row(**values)
-
-
-@dataclass(frozen=True)
-class Match:
-    """What a tensor name says: the row, its slot values, and the parameter's suffix."""
-
-    row: Row
-    slots: Slots
-    suffix: str
-
-
-class Naming:
-    """One way to name modules: the native names, or the HF names of one prefix generation.
-
-    Patterns match whole names; a name is looked up by its shape (numbers made `#`), then
-    checked against the few patterns of that shape.
-    """
-
-    def __init__(self, label: str, patterns: Mapping[Row, str]) -> None:
-        self.label = label
-        self._patterns = dict(patterns)
-        self._by_shape: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
-        for row, pattern in self._patterns.items():
-            candidates = self._by_shape.setdefault(_name_shape(pattern), [])
-            candidates.append((row, _compile(pattern)))
-
-    def has(self, row: Row) -> bool:
-        """Whether this naming has a name for the row (text models have no vision rows)."""
-        return row in self._patterns
-
-    def module(self, row: Row, slots: Slots) -> str:
-        """The module's name; slots as in `Match`."""
-        return self._patterns[row].format(**dict(slots))
-
-    def match(self, name: str) -> Match | None:
-        """The row that a tensor name belongs to, or None."""
-        module, _, suffix = name.rpartition(".")
-        if suffix not in table("suffixes"):
-            return None
-        for row, pattern in self._by_shape.get(_name_shape(module), []):
-            if found := pattern.fullmatch(module):
-                slots = tuple((slot, int(value)) for slot, value in found.groupdict().items())
-                return Match(row, slots, suffix)
-        return None
-
-    def nearest(self, name: str) -> str:
-        """The known tensor name most like an unknown one, slots as `{layer}`."""
-        module, _, suffix = name.rpartition(".")
-        if self.match(f"{module}.weight"):
-            known = [f"{module}.{suffix}" for suffix in table("suffixes")]
-        else:
-            suffix = suffix if suffix in table("suffixes") else "weight"
-            known = [f"{pattern}.{suffix}" for pattern in self._patterns.values()]
-        return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-
-
-def _name_shape(pattern: str) -> str:
-    parts = pattern.split(".")
-    return ".".join("#" if part.isdigit() or part.startswith("{") else part for part in parts)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    escaped = re.escape(pattern)
-    # no leading zeros: a name has exactly one spelling
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>0|[1-9][0-9]{0,5})", escaped))
-
-
-@cache
-def native() -> Naming:
-    """Mistral's own names."""
-    return Naming("native", {row: row.native for row in rows()})
-
-
-@cache
-def naming(group: str, generation: str) -> Naming:
-    """HF-style names with the prefixes of `generations.toml` (`hf`/`new`, `vllm`/`text`, ...)."""
-    prefixes = table("generations")[group][generation]
-    patterns = {row: _fill(row.hf, prefixes) for row in rows()}
-    named = {row: pattern for row, pattern in patterns.items() if pattern}
-    return Naming(f"{generation} HF" if group == "hf" else f"{group} {generation}", named)
-
-
-def _fill(pattern: str, prefixes: Mapping[str, str]) -> str | None:
-    prefix = pattern[1 : pattern.index("}")]
-    if prefix not in prefixes:
-        return None
-    return prefixes[prefix] + pattern[len(prefix) + 2 :]
-
-
-def detect_generation(names: Iterable[str]) -> Naming:
-    """The HF prefix generation that knows most of the names (the later one if equal)."""
-    known = [naming("hf", generation) for generation in reversed(table("generations")["hf"])]
-    names = list(names)
-    return max(known, key=lambda naming: sum(naming.match(name) is not None for name in names))

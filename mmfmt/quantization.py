@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
-from mmfmt.checkpoint import FLOATS, LINEAR_KINDS, Module
+from mmfmt.checkpoint import FLOATS, LINEAR_KINDS, Module, Parameter
 from mmfmt.errors import MmfmtError
 from mmfmt.ignore import matches
-from mmfmt.layout import Symbols, evaluate, naming
+from mmfmt.layout import Family, Symbols, evaluate
+from mmfmt.naming import hf_namings, naming
 from mmfmt.schemas import table
 
 Faults = Iterator[tuple[str, str]]
@@ -77,6 +79,7 @@ class Quantization:
 
     body: Mapping[str, Any]
     place: str
+    family: Family
 
     @cached_property
     def schemes(self) -> tuple[Scheme, ...]:
@@ -90,7 +93,7 @@ class Quantization:
 
     def scheme_of(self, module: Module) -> Scheme | None:
         """The scheme that targets a linear module: by exact name, by regex, by class."""
-        names = _known_names(module)
+        names = _known_names(self.family, module)
         kinds: tuple[Callable[[str], bool], ...] = (
             lambda target: target in names,
             lambda target: target.startswith("re:") and any(matches(target, n) for n in names),
@@ -123,10 +126,9 @@ class Quantization:
         return scheme
 
 
-def _known_names(module: Module) -> tuple[str, ...]:
+def _known_names(family: Family, module: Module) -> tuple[str, ...]:
     """Every name under which a config may mean the module, whatever its prefix generation."""
-    groups = ((group, name) for group in ("hf", "vllm") for name in table("generations")[group])
-    namings = [naming(group, name) for group, name in groups]
+    namings = [*hf_namings(family), naming(family, "vllm", family.vllm)]
     return tuple(n.module(module.row, module.slots) for n in namings if n.has(module.row))
 
 
@@ -167,7 +169,9 @@ def _positive(size: int | None) -> bool:
     return size is not None and size > 0
 
 
-def parse_quantization(body: Mapping[str, Any] | None, place: str) -> Quantization | None:
+def parse_quantization(
+    body: Mapping[str, Any] | None, place: str, family: Family
+) -> Quantization | None:
     """A quantization config as found in a file; None where there is none.
 
     Raises MmfmtError for methods and compressions that no layout conversion supports yet.
@@ -184,7 +188,7 @@ def parse_quantization(body: Mapping[str, Any] | None, place: str) -> Quantizati
         raise MmfmtError(f"{place}.kv_cache_scheme", "a quantized kv cache is not supported yet")
     if body.get("transform_config"):
         raise MmfmtError(f"{place}.transform_config", "transforms are not supported yet")
-    return Quantization(body, place)
+    return Quantization(body, place, family)
 
 
 def module_faults(module: Module, scheme: Scheme | None, symbols: Symbols) -> Faults:
@@ -237,3 +241,45 @@ def canonical_suffix(suffix: str) -> str:
             if suffix == renamed:
                 return str(name)
     return suffix
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a parameter is in the other layout: suffix, dtype, shape, and what becomes of values."""
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    value: str = ""
+
+
+def carry(parameter: Parameter, scheme: Scheme | None, layout: str) -> Carried:
+    """A parameter of a module as it stands in a layout, `hf` or `native`."""
+    entry = parameter.entry
+    return Carried(canonical_suffix(parameter.suffix), entry.dtype, entry.shape)
+
+
+@dataclass(frozen=True)
+class RowAction:
+    """How a permutation of a module's output rows acts on a stored parameter.
+
+    `kind`: `none`, `gather` along `axis`, or `unpack` (gather values packed into I32 words along
+    `axis`, `bits` wide, in a `packing` of convert/steps.py).
+    """
+
+    kind: str
+    axis: int = 0
+    bits: int = 0
+    packing: str = "dense"
+
+
+def row_action(parameter: Parameter, scheme: Scheme | None, out: int) -> RowAction:
+    """Raises MmfmtError where the parameter has no exact image with its rows in another order."""
+    action, shape = table("suffixes")[parameter.suffix]["rows"], parameter.entry.shape
+    if action == "keep" or (action != "gather" and prod(shape) == 1):
+        return RowAction("none")
+    if shape[0] == out:
+        return RowAction("gather")
+    if action == "unpack" and scheme:
+        return RowAction("unpack", 0, scheme.bits)
+    raise MmfmtError(parameter.name, f"{list(shape)} has no exact image in another row order")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from mmfmt.checkpoint import Module, Parameter
+from mmfmt.checkpoint import Module
 from mmfmt.layout import Row
 from mmfmt.schemas import table
 
@@ -20,16 +20,16 @@ class Reader:
     native_rows: tuple[str, ...]
     scale_names: Mapping[str, str]
 
-    def suffix(self, module: Module, parameter: Parameter) -> str:
-        """The parameter's suffix in a consolidated set.
+    def suffix(self, module: Module, suffix: str, shape: tuple[int, ...]) -> str:
+        """A parameter's suffix in a consolidated set.
 
-        A per-row scale beside an unpacked `weight` of a rotary module may have a name of
-        its own; everything else keeps its suffix.
+        A per-row scale, [out] or [out, 1], beside an unpacked `weight` of a rotary module may
+        have a name of its own; everything else keeps its suffix.
         """
-        per_row = prod(parameter.entry.shape) > 1 and "weight" in module.parameters
-        if module.row.rotary and module.row.rows == "reader" and per_row:
-            return self.scale_names.get(parameter.suffix, parameter.suffix)
-        return parameter.suffix
+        per_row = shape and prod(shape) == shape[0] > 1
+        if per_row and module.row.rotary and "weight" in module.parameters:
+            return self.scale_names.get(suffix, suffix) if module.row.rows == "reader" else suffix
+        return suffix
 
     def wants_native_rows(self, row: Row, suffix: str) -> bool:
         """Whether a parameter of a rotary module lies in Mistral's row order in the file."""

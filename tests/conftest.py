@@ -66,3 +66,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def to_consolidated(run: Run) -> Run:
     """Run `mmfmt convert hf-to-consolidated` with the given arguments."""
     return lambda *arguments: run("convert", "hf-to-consolidated", *arguments)
+
+
+@pytest.fixture
+def to_hf(run: Run) -> Run:
+    """Run `mmfmt convert consolidated-to-hf` with the given arguments."""
+    return lambda *arguments: run("convert", "consolidated-to-hf", *arguments)

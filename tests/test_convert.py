@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mmfmt.convert.consolidated import Request, plan_consolidated
-from mmfmt.convert.plan import Copy, PlannedShard, PlannedTensor, Rows, Segment
+from mmfmt.convert.plan import Blocks, Copy, PlannedShard, PlannedTensor, Segment
 from mmfmt.reader import reader
 from mmfmt.repo import open_repo
 from tests import builders
@@ -639,7 +639,7 @@ def test_plan_is_made_of_headers_only(tmp_path: Path) -> None:
 
 def test_only_neighbours_are_copied_in_one_go() -> None:
     """Joined copies read the same bytes as the tensors one by one."""
-    rows = Rows("a", 40, 1, 4, 2)
+    rows = Blocks("a", 40, 8, 1, (4, 2), "u1", ())
     apart: list[Segment] = [
         Copy("a", 0, 4),
         Copy("a", 4, 4),
@@ -648,7 +648,7 @@ def test_only_neighbours_are_copied_in_one_go() -> None:
         rows,
     ]
     apart += [Copy("b", 20, 4), Copy("b", 24, 0), Copy("b", 24, 1)]
-    tensors = [PlannedTensor(str(n), str(n), "U8", (), s) for n, s in enumerate(apart)]
+    tensors = [PlannedTensor(str(n), str(n), "U8", (), (s,)) for n, s in enumerate(apart)]
     assert list(PlannedShard("x", tuple(tensors)).segments()) == [
         *(Copy("a", 0, 8), Copy("a", 12, 4), Copy("b", 16, 4), rows, Copy("b", 20, 5)),
     ]

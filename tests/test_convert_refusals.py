@@ -208,7 +208,7 @@ BAD = {
     "unknown tensor": (
         tensors({f"{TEXT}layers.0.self_attn.q_porj.weight": torch.ones(2, 2)}),
         [
-            f"model.safetensors: {TEXT}layers.0.self_attn.q_porj.weight: no legacy HF tensor",
+            f"model.safetensors: {TEXT}layers.0.self_attn.q_porj.weight: no legacy HF pixtral tensor",
             f"nearest known: {TEXT}layers.{{layer}}.self_attn.q_proj.weight",
         ],
     ),
@@ -218,7 +218,7 @@ BAD = {
     ),
     "q_norm": (
         tensors({f"{TEXT}layers.0.self_attn.q_norm.weight": torch.ones(8)}),
-        ["self_attn.q_norm.weight: no legacy HF tensor"],
+        ["self_attn.q_norm.weight: no legacy HF pixtral tensor"],
     ),
     "wrong shape": (
         tensors({f"{Q}.weight": torch.zeros(64, 32)}),
@@ -295,7 +295,7 @@ BAD = {
     ),
     "no group targets it": (
         quantized(config_groups={}),
-        ["is quantized, but no config group of quantization_config targets it"],
+        ["config.json: quantization_config: ", "is quantized, but no config group targets it"],
     ),
     "target is no regular expression": (
         quantized(

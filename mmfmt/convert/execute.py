@@ -1,7 +1,7 @@
 """Carry out a plan: stream bytes into a staging folder, check them, then publish by renames.
 
 Knows files, offsets and buffers; knows nothing of models. Memory stays bounded by `CHUNK`
-(or one attention head), whatever the size of a shard.
+(or one block: an attention head), whatever the size of a shard.
 """
 
 import errno
@@ -10,18 +10,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mmfmt.convert.plan import Copy, PackedRows, Plan, PlannedShard, Rows, Segment
-from mmfmt.convert.rows import packed_to_native, to_native
+from mmfmt.convert.plan import Blocks, Copy, Plan, PlannedShard, Segment
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, encode_header, read_header
 
 CHUNK = 8 << 20
+# less where steps unpack words: a byte for every bit
+BLOCKS_CHUNK = 2 << 20
 STAGING_PREFIX = ".mmfmt-"
 # room for headers, index and the like when free space is checked
 _SLACK = 16 << 20
@@ -105,7 +107,7 @@ def _header(shard: PlannedShard) -> Header:
     entries: dict[str, Entry] = {}
     end = 0
     for tensor in shard.tensors:
-        start, end = end, end + tensor.segment.length
+        start, end = end, end + tensor.length
         entries[tensor.name] = Entry(tensor.dtype, tensor.shape, start, end)
     return Header(entries, dict(shard.metadata))
 
@@ -124,11 +126,8 @@ def _check_shard(path: Path, header: Header) -> None:
 
 def _transfer(segment: Segment, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
     source.seek(segment.offset)
-    if isinstance(segment, Copy):
-        return _copy(segment, source, out)
-    return (
-        _rows(segment, source, out) if isinstance(segment, Rows) else _packed(segment, source, out)
-    )
+    copies = isinstance(segment, Copy)
+    return _copy(segment, source, out) if copies else _blocks(segment, source, out)
 
 
 def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
@@ -154,22 +153,18 @@ def _kernel_copy(source: BinaryIO, out: BinaryIO, count: int) -> int:
     return os.copy_file_range(source.fileno(), out.fileno(), count)
 
 
-def _rows(segment: Rows, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
-    """Permute a few heads at a time."""
-    head_bytes = segment.head_dim * segment.row_bytes
-    step = max(1, CHUNK // head_bytes)
-    for first in range(0, segment.heads, step):
-        heads = min(step, segment.heads - first)
-        data = np.frombuffer(_read(source, heads * head_bytes), dtype=np.uint8)
-        _write(out, to_native(data.reshape(heads * segment.head_dim, -1), heads).data)
-        yield heads * head_bytes
-
-
-def _packed(segment: PackedRows, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
-    # zero points: 1/2000 of a model, so one tensor of them is small
-    words = np.frombuffer(_read(source, segment.length), dtype="<i4").reshape(-1, segment.columns)
-    _write(out, packed_to_native(words, segment.heads, segment.head_dim, segment.bits).data)
-    yield segment.length
+def _blocks(segment: Blocks, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
+    """Take a few blocks at a time through the steps."""
+    block_bytes = prod(segment.shape) * np.dtype(segment.dtype).itemsize
+    batch = max(1, BLOCKS_CHUNK // block_bytes)
+    for first in range(0, segment.count, batch):
+        count = min(batch, segment.count - first)
+        data = np.frombuffer(_read(source, count * block_bytes), dtype=segment.dtype)
+        blocks = data.reshape(count, *segment.shape)
+        for step in segment.steps:
+            blocks = step(blocks)
+        _write(out, np.ascontiguousarray(blocks).data)
+        yield blocks.nbytes
 
 
 def _read(source: BinaryIO, count: int) -> bytes:

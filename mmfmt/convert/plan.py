@@ -4,11 +4,14 @@ It knows bytes, not models.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Action = Literal["copied", "renamed", "row-permuted"]
+from mmfmt.convert.steps import Reorder, Step
+
+Action = Literal["copied", "renamed", "row-permuted", "re-encoded"]
+ACTIONS: tuple[Action, ...] = ("copied", "renamed", "row-permuted", "re-encoded")
 
 
 @dataclass(frozen=True)
@@ -21,59 +24,51 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of `row_bytes` from HF to native order, head by head.
+class Blocks:
+    """`count` equal blocks from `offset`, each taken through `steps`; `length` bytes come out.
 
-    A head is `head_dim` rows: the two halves of rotary pairs, woven into pairs.
+    A block is an array of `shape` and numpy `dtype`: a head, a row, or a whole small tensor.
     """
 
     source: str
     offset: int
-    heads: int
-    head_dim: int
-    row_bytes: int
-
-    @property
-    def length(self) -> int:
-        return self.heads * self.head_dim * self.row_bytes
+    length: int
+    count: int
+    shape: tuple[int, ...]
+    dtype: str
+    steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True)
-class PackedRows:
-    """As `Rows`, for I32 words that hold `bits`-wide values of several rows (packed along dim 0).
-
-    The stored shape is [ceil(heads * head_dim * bits / 32), columns].
-    """
-
-    source: str
-    offset: int
-    heads: int
-    head_dim: int
-    bits: int
-    columns: int
-
-    @property
-    def length(self) -> int:
-        return -(-self.heads * self.head_dim * self.bits // 32) * self.columns * 4
-
-
-Segment = Copy | Rows | PackedRows
+Segment = Copy | Blocks
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One output tensor: its entry in the new header, and where its bytes come from."""
+    """One output tensor: its entry in the new header, and where its bytes come from.
+
+    Several segments are parts of one tensor, one behind the other.
+    """
 
     name: str
     source_name: str
     dtype: str
     shape: tuple[int, ...]
-    segment: Segment
+    segments: tuple[Segment, ...]
+
+    @property
+    def length(self) -> int:
+        """Bytes of the output tensor."""
+        return sum(segment.length for segment in self.segments)
 
     @property
     def action(self) -> Action:
-        if not isinstance(self.segment, Copy):
+        steps = [
+            s for segment in self.segments if isinstance(segment, Blocks) for s in segment.steps
+        ]
+        if any(isinstance(step, Reorder) for step in steps):
             return "row-permuted"
+        if steps:
+            return "re-encoded"
         return "copied" if self.name == self.source_name else "renamed"
 
 
@@ -87,7 +82,7 @@ class PlannedShard:
 
     @property
     def data_bytes(self) -> int:
-        return sum(tensor.segment.length for tensor in self.tensors)
+        return sum(tensor.length for tensor in self.tensors)
 
     @property
     def actions(self) -> Counter[Action]:
@@ -95,22 +90,37 @@ class PlannedShard:
 
     def segments(self) -> Iterator[Segment]:
         """The tensors' segments, neighbouring copies joined into one."""
-        pending: Copy | None = None
-        for segment in (tensor.segment for tensor in self.tensors):
-            if pending and isinstance(segment, Copy) and _adjoins(pending, segment):
-                pending = Copy(pending.source, pending.offset, pending.length + segment.length)
-                continue
-            if pending:
-                yield pending
-            pending = segment if isinstance(segment, Copy) else None
-            if pending is None:
-                yield segment
+        return _joined(segment for tensor in self.tensors for segment in tensor.segments)
+
+
+def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
+    pending: Segment | None = None
+    for segment in segments:
+        if both := pending and _union(pending, segment):
+            pending = both
+            continue
         if pending:
             yield pending
+        pending = segment
+    if pending:
+        yield pending
 
 
-def _adjoins(first: Copy, second: Copy) -> bool:
-    return first.source == second.source and first.offset + first.length == second.offset
+def _union(first: Segment, second: Segment) -> Copy | None:
+    """One copy for two that adjoin."""
+    if not isinstance(first, Copy) or not isinstance(second, Copy):
+        return None
+    if first.source != second.source or first.offset + first.length != second.offset:
+        return None
+    return Copy(first.source, first.offset, first.length + second.length)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A tensor of the source that the other layout has no use for."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ class Plan:
     texts: tuple[tuple[str, str], ...] = field(repr=False, default=())
     copies: tuple[tuple[str, str], ...] = ()
     replaces: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

@@ -12,26 +12,28 @@ from mmfmt.quantization import Quantization, Scheme
 _CALIBRATION = {"observer", "observer_kwargs"}
 
 
-def native_quantization(
-    quantization: Quantization, checkpoint: Checkpoint, multimodal: bool
-) -> dict[str, Any]:
-    """The config body with ignore list and targets in vLLM's module names.
+def quantization_section(
+    quantization: Quantization, checkpoint: Checkpoint, layout: str
+) -> tuple[str, dict[str, Any]]:
+    """Key and body for a layout's config file, with ignore list and targets in its readers' names.
 
     Both are made anew from the tensors. Nulls and calibration keys are left out: several
     versions of compressed-tensors refuse them (quantization configs since 0.20 omit them too).
     """
-    reader = ignore_reader("vllm-native", multimodal)
+    label = "vllm-native" if layout == "native" else "transformers"
+    reader = ignore_reader(label, checkpoint.naming.family)
     body = {key: _without_nulls(value) for key, value in quantization.body.items() if value}
     groups = {
         scheme.group: {**body["config_groups"][scheme.group], "targets": targets}
         for scheme, targets in _targets(quantization, checkpoint, reader)
     }
-    return {
+    section = {
         **body,
         "quant_method": "compressed-tensors",
         "config_groups": groups,
         "ignore": ignore_list(checkpoint, reader),
     }
+    return ("quantization" if layout == "native" else "quantization_config"), section
 
 
 def _without_nulls(value: Any) -> Any:

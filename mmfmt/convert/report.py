@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mmfmt.convert.plan import Plan
+from mmfmt.convert.plan import ACTIONS, Plan
 
 if TYPE_CHECKING:
     from mmfmt.convert.execute import Advance
@@ -37,12 +38,12 @@ def format_bytes(count: float) -> str:
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Per shard, what becomes of its tensors; then the small files."""
-    columns = ("shard", "copied", "renamed", "row-permuted", "size")
+    columns = ("shard", *ACTIONS, "size")
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for shard in plan.shards:
-        counts = [shard.actions[a] for a in ("copied", "renamed", "row-permuted")]
+        counts = [shard.actions[action] for action in ACTIONS]
         cells = [*counts, format_bytes(shard.data_bytes)]
         table.add_row(shard.name, *map(str, cells))
     console.print(f"plan: {plan.source} -> {plan.target}")
@@ -54,6 +55,14 @@ def print_plan(plan: Plan, console: Console) -> None:
     for name in plan.replaces:
         console.print(f"  {name}  is there already and would be replaced (with --force)")
     console.print(f"{len(plan.files)} files, {format_bytes(plan.data_bytes)} of tensors")
+
+
+def print_dropped(plan: Plan, console: Console) -> None:
+    """How many tensors are left behind, a line for each reason."""
+    for reason, count in Counter(dropped.reason for dropped in plan.dropped).items():
+        name = next(dropped.name for dropped in plan.dropped if dropped.reason == reason)
+        others = f" and {count - 1} more" if count > 1 else ""
+        console.print(f"dropped {name}{others}: {reason}")
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Report:
 def verify(path: Path) -> Report:
     """Run every rule; MmfmtError if there is no checkpoint to look at."""
     subject = Subject(open_repo(path))
-    if not subject.sides:
+    if not subject.models:
         fix = "name a folder with model*.safetensors or consolidated*.safetensors"
         raise MmfmtError(str(path), "holds no checkpoint", fix)
     findings: list[Finding] = []

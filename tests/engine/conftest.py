@@ -23,11 +23,11 @@ TASKS = TESTS / "data" / "tasks.jsonl"
 
 # What is served of each checkpoint, beside its Hugging Face layout: repository and layout.
 SERVED = {
-    "W4A16": {"consolidated": "mistral", "dual": "auto"},
-    "BF16": {"consolidated": "mistral", "dual": "auto"},
-    "W4A16_ASYM": {"consolidated": "mistral"},
-    "W8A8": {"consolidated": "mistral"},
-    "FP8_DYNAMIC": {"consolidated": "mistral"},
+    "W4A16": {"consolidated": "mistral", "dual": "auto", "back": "hf"},
+    "BF16": {"consolidated": "mistral", "dual": "auto", "back": "hf"},
+    "W4A16_ASYM": {"consolidated": "mistral", "back": "hf"},
+    "W8A8": {"consolidated": "mistral", "back": "hf"},
+    "FP8_DYNAMIC": {"consolidated": "mistral", "back": "hf"},
     "W4A16 broken": {
         "native-reader": "mistral",
         "vision-rows": "mistral",
@@ -48,11 +48,26 @@ def convert(source: Path, target: Path | None = None, reader: str = "vllm") -> N
     assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
 
 
+def convert_back(source: Path, target: Path) -> None:
+    """Take a checkpoint to the consolidated layout, and from there to a HF repo of its own.
+
+    Nothing but the consolidated set is left to make tokenizer, processor and config from.
+    """
+    between = target.with_name(f"{target.name}-between")
+    convert(source, between)
+    command = [sys.executable, "-m", "mmfmt", "convert", "consolidated-to-hf", "--quiet"]
+    done = subprocess.run([*command, between, target], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+
+
 def prepare(kind: str, source: Path, target: Path) -> None:
     """Make one of the repositories that are served: converted, and perhaps broken afterwards."""
     if kind == "dual":
         shutil.copytree(source, target)
         convert(target)
+        return
+    if kind == "back":
+        convert_back(source, target)
         return
     convert(source, target, reader="native" if kind == "native-reader" else "vllm")
     if kind == "vision-rows":

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from .conftest import BF16, TASKS, W4A16, convert
+from .conftest import BF16, TASKS, W4A16, convert, convert_back
 
 pytestmark = pytest.mark.engine
 
@@ -45,3 +46,10 @@ def test_dual_repository_answers_as_before(source: Path, tmp_path: Path) -> None
     wanted = [task["answer"].strip() for task in text_tasks()]
     right = sum(a.strip() == b for a, b in zip(after, wanted, strict=True))
     assert right >= TEXTS - 1, f"{right} of {TEXTS} right"
+
+
+@pytest.mark.parametrize("checkpoint", ["BF16", "W4A16", "W4A16_ASYM", "W8A8", "FP8_DYNAMIC"])
+def test_there_and_back(source: Callable[[str], Path], tmp_path: Path, checkpoint: str) -> None:
+    """A HF repo made of nothing but a consolidated set answers as the original, text for text."""
+    convert_back(source(checkpoint), tmp_path / "back")
+    assert answers(tmp_path / "back") == answers(source(checkpoint))

@@ -8,10 +8,11 @@ from mmfmt.checkpoint import Module
 from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
+from mmfmt.model import Model
 from mmfmt.quantization import Scheme
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
-from mmfmt.verify.subject import Side, Subject
+from mmfmt.verify.subject import Subject
 
 
 @rule("MMF501")
@@ -20,13 +21,13 @@ def invalid_config(subject: Subject) -> Iterator[Problem]:
 
     Repair: mend the field named.
     """
-    for side in (subject.hf, subject.native):
-        if subject.repo.has(side.config_file):
+    for model in (subject.hf, subject.native):
+        if subject.repo.has(model.config_file):
             try:
-                _ = side.body
+                _ = model.body
             except MmfmtError as error:
-                location = error.place.removeprefix(side.config_file).removeprefix(": ")
-                yield Problem(side.config_file, location, error.problem, error.fix)
+                location = error.place.removeprefix(model.config_file).removeprefix(": ")
+                yield Problem(model.config_file, location, error.problem, error.fix)
 
 
 @rule("MMF502")
@@ -93,10 +94,10 @@ def quantization_differs(subject: Subject) -> Iterator[Problem]:
                 unlike.setdefault((here.label, there.label), []).append(module.name)
     for (said, expected), names in unlike.items():
         message = f"{some(names)}: {said} here, {expected} in {CONFIG}"
-        yield Problem(PARAMS, subject.native.quantization_place, message, "convert again")
+        yield Problem(PARAMS, subject.native.quantization_key, message, "convert again")
 
 
-def _how(side: Side, module: Module) -> Scheme | None:
+def _how(model: Model, module: Module) -> Scheme | None:
     """A module's scheme without what may differ between the files: group name and targets."""
-    scheme = side.scheme(module) if module.quantized else None
+    scheme = model.scheme(module) if module.quantized else None
     return replace(scheme, group="", targets=()) if scheme else None

@@ -69,10 +69,10 @@ def index_missing_shard(subject: Subject) -> Iterator[Problem]:
 
     Repair: fetch or upload the missing shard, or write the index anew.
     """
-    for side in subject.sides:
-        for shard in side.weights.shards:
+    for model in subject.models:
+        for shard in model.weights.shards:
             try:
-                side.weights.path(shard)
+                model.weights.path(shard)
             except MmfmtError as error:
                 yield Problem(error.place, shard, error.problem, error.fix)
 
@@ -134,8 +134,8 @@ def duplicate_tensor(subject: Subject) -> Iterator[Problem]:
 
     Repair: remove the leftover shard.
     """
-    for side in subject.sides:
-        headers = side.weights.headers
+    for model in subject.models:
+        headers = model.weights.headers
         counts = Counter(name for header in headers.values() for name in header.tensors)
         for name in (name for name, count in counts.items() if count > 1):
             shards = [shard for shard, header in headers.items() if name in header.tensors]
@@ -159,6 +159,6 @@ def missing_index(subject: Subject) -> Iterator[Problem]:
 
 
 def _indexed(subject: Subject) -> Iterator[tuple[WeightSet, dict[str, Any]]]:
-    for weights in (side.weights for side in subject.sides):
+    for weights in (model.weights for model in subject.models):
         if weights.index is not None:
             yield weights, weights.index

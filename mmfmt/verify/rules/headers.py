@@ -17,9 +17,9 @@ def bad_header(subject: Subject) -> Iterator[Problem]:
 
     Repair: export or upload the file again.
     """
-    for side in subject.sides:
-        for shard in side.weights.on_disk:
-            yield from _header_problem(side.weights.folder / shard)
+    for model in subject.models:
+        for shard in model.weights.on_disk:
+            yield from _header_problem(model.weights.folder / shard)
 
 
 def _header_problem(path: Path) -> Iterator[Problem]:

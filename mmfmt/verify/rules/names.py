@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from mmfmt.checkpoint import Module, expected_modules
+from mmfmt.model import Model, family_faults, presence_faults
 from mmfmt.quantization import module_faults
 from mmfmt.verify.findings import Problem, rule
-from mmfmt.verify.subject import Side, Subject
+from mmfmt.verify.subject import Subject
 
 
 @rule("MMF301")
@@ -17,12 +18,12 @@ def unknown_tensor(subject: Subject) -> Iterator[Problem]:
 
     Repair: rename the tensor, or remove it.
     """
-    for side in subject.sides:
-        for shard, header in side.weights.headers.items():
+    for model in subject.models:
+        for shard, header in model.weights.headers.items():
             for name in header.tensors:
-                if side.checkpoint.matches[name] is None:
-                    nearest = side.checkpoint.naming.nearest(name)
-                    message = f"no {side.checkpoint.naming.label} tensor has this name"
+                if model.checkpoint.matches[name] is None:
+                    nearest = model.checkpoint.naming.nearest(name)
+                    message = f"no {model.checkpoint.naming.label} tensor has this name"
                     yield Problem(shard, name, message, f"nearest known: {nearest}")
 
 
@@ -35,15 +36,12 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
 
     Repair: export again, or mend the config (layer count, tied embeddings).
     """
-    for side in subject.sides:
-        naming, found = side.checkpoint.naming, side.checkpoint.modules
-        expected = set(expected_modules(naming, side.symbols))
-        for row, slots in sorted(expected - found.keys(), key=repr):
-            fix = f"export again or mend {side.config_file}"
-            yield Problem(_files(side), naming.module(row, slots), "is missing", fix)
-        for module in (module for key, module in found.items() if key not in expected):
-            message = f"is not part of the model that {side.config_file} describes"
-            yield Problem(_files(side), module.name, message, f"mend {side.config_file}")
+    for model in subject.models:
+        fix = f"export again or mend {model.config_file}"
+        for place, fault in presence_faults(model):
+            yield Problem(_files(model), place, fault, fix)
+        for place, fault in family_faults(model):
+            yield Problem(place, "", fault, fix)
 
 
 @rule("MMF303")
@@ -53,20 +51,20 @@ def wrong_shape(subject: Subject) -> Iterator[Problem]:
     Repair: mend the config (head_dim is not hidden_size / heads in most Mistral models), or
     export again.
     """
-    for side in subject.sides:
-        for module in _expected(side):
+    for model in subject.models:
+        for module in _expected(model):
             if not module.quantized:
-                for suffix, fault in module_faults(module, None, side.symbols):
+                for suffix, fault in module_faults(module, None, model.symbols):
                     name = f"{module.name}.{suffix}"
-                    yield Problem(_files(side), name, fault, f"compare with {side.config_file}")
+                    yield Problem(_files(model), name, fault, f"compare with {model.config_file}")
 
 
-def _expected(side: Side) -> list[Module]:
-    expected = set(expected_modules(side.checkpoint.naming, side.symbols))
-    return [module for key, module in side.checkpoint.modules.items() if key in expected]
+def _expected(model: Model) -> list[Module]:
+    expected = set(expected_modules(model.checkpoint.naming, model.symbols))
+    return [module for key, module in model.checkpoint.modules.items() if key in expected]
 
 
-def _files(side: Side) -> str:
+def _files(model: Model) -> str:
     """The file to name for a fault of the whole set: its index, or its only shard."""
-    shards = side.weights.shards
-    return shards[0] if len(shards) == 1 else side.weights.index_path.name
+    shards = model.weights.shards
+    return shards[0] if len(shards) == 1 else model.weights.index_path.name

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from mmfmt.checkpoint import LINEAR_KINDS, Module
 from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
-from mmfmt.quantization import module_faults
+from mmfmt.model import Model
+from mmfmt.quantization import canonical_suffix, module_faults
 from mmfmt.reader import METADATA_KEY, reader, reader_labels
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
-from mmfmt.verify.subject import Side, Subject
+from mmfmt.verify.subject import Subject
 
 
 @rule("MMF401")
@@ -24,12 +25,12 @@ def quantized_parameters(subject: Subject) -> Iterator[Problem]:
     Repair: export again; 3, 5, 6 or 7 bits written by compressed-tensors <= 0.17 are padded
     and need repacking.
     """
-    for side in subject.sides:
-        for module in _quantized(side):
-            scheme = side.scheme(module)
+    for model in subject.models:
+        for module in _quantized(model):
+            scheme = model.scheme(module)
             if scheme and module.row.kind in LINEAR_KINDS:
-                for suffix, fault in module_faults(module, scheme, side.symbols):
-                    fix = f"{side.config_file} says {scheme.label}: export again or mend it"
+                for suffix, fault in module_faults(module, scheme, model.symbols):
+                    fix = f"{model.config_file} says {scheme.label}: export again or mend it"
                     yield Problem(_file(module), f"{module.name}.{suffix}", fault, fix)
 
 
@@ -42,15 +43,15 @@ def quantization_config_differs_from_tensors(subject: Subject) -> Iterator[Probl
 
     Repair: write quantization_config (config.json) or quantization (params.json).
     """
-    for side in subject.sides:
-        quantized = _quantized(side)
+    for model in subject.models:
+        quantized = _quantized(model)
         for module in quantized:
-            if not side.scheme(module):
+            if not model.scheme(module):
                 message = f"{module.name} is quantized, but no config group targets it"
-                yield Problem(side.config_file, side.quantization_place, message, "add the group")
-        if side.quantization and side.quantization.schemes and not quantized:
+                yield Problem(model.config_file, model.quantization_key, message, "add the group")
+        if model.quantization and model.quantization.schemes and not quantized:
             message = "is there, but no tensor is quantized"
-            yield Problem(side.config_file, side.quantization_place, message, "remove it")
+            yield Problem(model.config_file, model.quantization_key, message, "remove it")
 
 
 @rule("MMF403")
@@ -62,23 +63,23 @@ def mixed_fused_group(subject: Subject) -> Iterator[Problem]:
 
     Repair: quantize all of a group with one scheme, or none.
     """
-    for side in subject.sides:
-        mixed = [*mixed_groups(side.checkpoint), *_unlike_groups(side)]
+    for model in subject.models:
+        mixed = [*mixed_groups(model.checkpoint), *_unlike_groups(model)]
         for group in mixed:
-            said = ", ".join(f"{m.name.rpartition('.')[2]}: {_how(side, m)}" for m in group)
+            said = ", ".join(f"{m.name.rpartition('.')[2]}: {_how(model, m)}" for m in group)
             message = f"loaders fuse these modules, which are quantized unlike: {said}"
             yield Problem(_file(group[0]), group[0].name, message, "quantize them alike")
 
 
-def _unlike_groups(side: Side) -> Iterator[list[Module]]:
-    for group in fused_groups(side.checkpoint).values():
+def _unlike_groups(model: Model) -> Iterator[list[Module]]:
+    for group in fused_groups(model.checkpoint).values():
         quantized = all(module.quantized for module in group)
-        if quantized and len({side.scheme(module) for module in group}) > 1:
+        if quantized and len({model.scheme(module) for module in group}) > 1:
             yield group
 
 
-def _how(side: Side, module: Module) -> str:
-    scheme = side.scheme(module) if module.quantized else None
+def _how(model: Model, module: Module) -> str:
+    scheme = model.scheme(module) if module.quantized else None
     return scheme.label if scheme else "unquantized"
 
 
@@ -95,13 +96,13 @@ def ignore_list_differs_from_tensors(subject: Subject) -> Iterator[Problem]:
     Repair: list new-generation names in config.json; in params.json what
     mmfmt convert hf-to-consolidated writes.
     """
-    for side in subject.sides:
+    for model in subject.models:
         # nothing quantized at all is another rule's business
-        if side.quantization and _quantized(side):
+        if model.quantization and _quantized(model):
             for label in table("ignore_readers"):
-                reads = ignore_reader(label, side.multimodal)
-                if reads.file == side.config_file:
-                    yield from _ignore_problems(side, reads, side.quantization.ignore)
+                reads = ignore_reader(label, model.checkpoint.naming.family)
+                if reads.file == model.config_file:
+                    yield from _ignore_problems(model, reads, model.quantization.ignore)
 
 
 # the reader whose names are valid for every reader of the file
@@ -109,12 +110,12 @@ _SPELLING = {CONFIG: "transformers", PARAMS: "vllm-native"}
 
 
 def _ignore_problems(
-    side: Side, reads: IgnoreReader, entries: tuple[str, ...]
+    model: Model, reads: IgnoreReader, entries: tuple[str, ...]
 ) -> Iterator[Problem]:
-    spelling = ignore_reader(_SPELLING[side.config_file], side.multimodal)
-    asked = [m for m in side.checkpoint.linears if reads.asks(m) and side.scheme(m)]
+    spelling = ignore_reader(_SPELLING[model.config_file], model.checkpoint.naming.family)
+    asked = [m for m in model.checkpoint.linears if reads.asks(m) and model.scheme(m)]
     unlike = [m for m in asked if reads.ignores(entries, m) == m.quantized]
-    place = f"{side.quantization_place}.ignore"
+    place = f"{model.quantization_key}.ignore"
     for quantized, said, fix in (
         (False, "not ignored, though not quantized", "add"),
         (True, "ignored, though quantized", "remove what means"),
@@ -123,21 +124,21 @@ def _ignore_problems(
         if found:
             message = f"for {reads.label}, {some([reads.name(m) for m in found])}: {said}"
             repair = f"{fix} {some([spelling.name(m) for m in found])}"
-            yield Problem(side.config_file, place, message, repair)
+            yield Problem(model.config_file, place, message, repair)
 
 
 @rule("MMF405")
 def quantized_unquantizable(subject: Subject) -> Iterator[Problem]:
-    """A consolidated set has no quantized vision side, embeddings or output head.
+    """A consolidated set has no quantized vision model, embeddings or output head.
 
     vLLM builds the native vision encoder, adapter and patch merger without a quantization
     config: their packed tensors are dropped silently and the tower stays uninitialised.
 
-    Repair: leave the vision side unquantized, or publish the HF layout only.
+    Repair: leave the vision model unquantized, or publish the HF layout only.
     """
-    for side in subject.sides:
-        if side.config_file == PARAMS:
-            for module in _quantized(side):
+    for model in subject.models:
+        if model.config_file == PARAMS:
+            for module in _quantized(model):
                 if module.row.unquantized:
                     message = f"is quantized, but {module.row.unquantized}"
                     yield Problem(_file(module), module.name, message, "leave it unquantized")
@@ -152,13 +153,13 @@ def scale_not_permuted_at_load(subject: Subject) -> Iterator[Problem]:
 
     Repair: convert again with --reader vllm.
     """
-    side = subject.native
-    if side not in subject.sides or _recorded_reader(side) != "vllm":
+    model = subject.native
+    if model not in subject.models or _recorded_reader(model) != "vllm":
         return
     wanted = reader("vllm")
-    for module in _quantized(side):
+    for module in _quantized(model):
         for suffix, parameter in module.parameters.items():
-            expected = wanted.suffix(module, parameter)
+            expected = wanted.suffix(module, canonical_suffix(suffix), parameter.entry.shape)
             if suffix != expected:
                 message = f"vLLM leaves its rows as they are; it permutes {expected}"
                 yield Problem(parameter.shard, parameter.name, message, "convert again")
@@ -173,7 +174,7 @@ def recorded_reader_unknown(subject: Subject) -> Iterator[Problem]:
 
     Repair: convert again.
     """
-    headers = subject.native.weights.headers if subject.native in subject.sides else {}
+    headers = subject.native.weights.headers if subject.native in subject.models else {}
     said = {shard: header.metadata.get(METADATA_KEY) for shard, header in headers.items()}
     for shard, label in said.items():
         if label is not None and label not in reader_labels():
@@ -195,11 +196,11 @@ def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
 
     Repair: convert again with --reader vllm, unless no vLLM is meant to read it.
     """
-    side = subject.native
-    if side not in subject.sides or _recorded_reader(side) in ("vllm", ""):
+    model = subject.native
+    if model not in subject.models or _recorded_reader(model) in ("vllm", ""):
         return
-    recorded, vllm = reader(_recorded_reader(side)), reader("vllm")
-    for module in _quantized(side):
+    recorded, vllm = reader(_recorded_reader(model)), reader("vllm")
+    for module in _quantized(model):
         for suffix, parameter in module.parameters.items():
             orders = {r.wants_native_rows(module.row, suffix) for r in (recorded, vllm)}
             if len(orders) > 1 and table("suffixes")[suffix]["rows"] != "keep":
@@ -208,15 +209,15 @@ def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
                 break
 
 
-def _recorded_reader(side: Side) -> str:
+def _recorded_reader(model: Model) -> str:
     # where nothing is recorded, vLLM is what reads consolidated sets
-    labels = {h.metadata.get(METADATA_KEY, "vllm") for h in side.weights.headers.values()}
+    labels = {h.metadata.get(METADATA_KEY, "vllm") for h in model.weights.headers.values()}
     known = labels <= set(reader_labels())
     return labels.pop() if known and len(labels) == 1 else ""
 
 
-def _quantized(side: Side) -> list[Module]:
-    return [module for module in side.checkpoint.modules.values() if module.quantized]
+def _quantized(model: Model) -> list[Module]:
+    return [module for module in model.checkpoint.modules.values() if module.quantized]
 
 
 def _file(module: Module) -> str:

@@ -62,4 +62,4 @@ def _added_id(repo: Repo, token: str) -> Any:
 
 
 def _takes_images(subject: Subject) -> bool:
-    return any(side.multimodal for side in subject.sides)
+    return any(model.params.get("vision_encoder") for model in subject.models)

@@ -1,4 +1,5 @@
-"""mmfmt.convert.rows against torch's reference permutation and compressed-tensors' packing."""
+"""mmfmt.convert.steps against torch's reference permutation, compressed-tensors' packing and
+reference packers of the other formats."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from compressed_tensors.compressors.pack_quantized.helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfmt.convert.rows import pack, packed_to_native, to_native, unpack
+from mmfmt.convert.plan import Copy
+from mmfmt.convert.segments import segment
+from mmfmt.convert.steps import Array, Pack, Packing, Reciprocal, Reorder, Step, Transpose, Unpack
+from mmfmt.header import Entry
 from tests import builders
 
 HEAD_DIMS = (2, 4, 6, 64, 88, 104, 128)
@@ -39,6 +43,26 @@ def values(seed: int, bits: int, *shape: int) -> torch.Tensor:
 def packed_zero_points(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Zero points as compressed-tensors stores them: packed along dim 0."""
     return pack_to_int32(values, bits, packed_dim=0).contiguous()
+
+
+def to_native(rows: Array, heads: int) -> Array:
+    """Rows along dim 0 into native order."""
+    return np.ascontiguousarray(Reorder(0, heads, "native")(rows[None])[0])
+
+
+def packed_to_native(words: Array, heads: int, head_dim: int, bits: int) -> Array:
+    """Rows packed along dim 0 into native order."""
+    count = heads * head_dim
+    steps: list[Step] = [Unpack(0, bits, count, "dense"), Reorder(0, heads, "native")]
+    return through([*steps, Pack(0, bits, "dense")], words)
+
+
+def through(steps: list[Step], array: Array) -> Array:
+    """One block through some steps."""
+    blocks = array[None]
+    for step in steps:
+        blocks = step(blocks)
+    return np.ascontiguousarray(blocks[0])
 
 
 @given(heads_of, head_dims, st.integers(1, 9), st.sampled_from(DTYPES), seeds)
@@ -83,14 +107,14 @@ def test_rotary_pairs_of_transformers() -> None:
 
 @given(bits_wide, st.integers(1, 70), st.integers(1, 5), seeds)
 def test_pack_as_compressed_tensors(bits: int, count: int, columns: int, seed: int) -> None:
-    """`pack` gives its words, pad bits included; `unpack` gives its values."""
+    """`Pack` gives its words, pad bits included; `Unpack` gives its values."""
     signed = values(seed, bits, count, columns)
     theirs = packed_zero_points(signed, bits)
     unsigned = (signed.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8).numpy()
-    ours = pack(unsigned, bits)
+    ours = through([Pack(0, bits, "dense")], unsigned)
     assert ours.dtype == np.int32
     assert np.array_equal(ours, theirs.numpy())
-    assert np.array_equal(unpack(theirs.numpy(), bits, count), unsigned)
+    assert np.array_equal(through([Unpack(0, bits, count, "dense")], theirs.numpy()), unsigned)
 
 
 # compressed-tensors cannot unpack a single word a column, so no tiny heads here
@@ -124,3 +148,79 @@ def test_vectors(heads: int, head_dim: int, seed: int) -> None:
     hf = values(seed, 8, heads * head_dim)
     moved = torch.from_numpy(to_native(hf.numpy(), heads).copy())
     assert torch.equal(builders.to_hf_rows(moved, heads), hf)
+
+
+@given(heads_of, head_dims, st.integers(0, 1), seeds)
+def test_to_hf_undoes_to_native(heads: int, head_dim: int, axis: int, seed: int) -> None:
+    """Both directions along either axis, against the transposition of the array."""
+    shape = (heads * head_dim, 3) if axis == 0 else (3, heads * head_dim)
+    hf = values(seed, 8, *shape).numpy()
+    native = through([Reorder(axis, heads, "native")], hf)
+    assert np.array_equal(native.T if axis else native, to_native(hf.T if axis else hf, heads))
+    assert np.array_equal(through([Reorder(axis, heads, "hf")], native), hf)
+
+
+def reference_words(values: list[int], bits: int, order: list[int]) -> list[int]:
+    """Whole values a word, lowest bits first, in an order within each word."""
+    per_word, words = 32 // bits, []
+    for start in range(0, len(values), per_word):
+        chunk = values[start : start + per_word]
+        chunk += [0] * (per_word - len(chunk))
+        words.append(sum(chunk[order[i]] << (i * bits) for i in range(per_word)))
+    return words
+
+
+@given(bits_wide, st.integers(1, 70), st.integers(0, 1), seeds)
+def test_padded_packing(bits: int, count: int, axis: int, seed: int) -> None:
+    """As compressed-tensors <= 0.17 and GPTQ pack: no value crosses a word."""
+    check_packing(bits, count, axis, seed, "padded", list(range(32 // bits)))
+
+
+@given(st.integers(1, 9), st.integers(0, 1), seeds)
+def test_awq_packing(octets: int, axis: int, seed: int) -> None:
+    """As AWQ's GEMM kernels take nibbles: even columns first, then odd ones."""
+    check_packing(4, 8 * octets, axis, seed, "awq", [0, 2, 4, 6, 1, 3, 5, 7])
+
+
+def check_packing(
+    bits: int, count: int, axis: int, seed: int, packing: Packing, order: list[int]
+) -> None:
+    """Pack and Unpack against the reference packer, two rows of values at once."""
+    unsigned = (values(seed, bits, 2, count).to(torch.int16) + (1 << (bits - 1))).numpy()
+    rows = [reference_words(row.tolist(), bits, order) for row in unsigned]
+    words = np.array(rows, dtype=np.uint32).view(np.int32)
+    stored = unsigned.astype(np.uint8)
+    if axis == 0:
+        words, stored = words.T, stored.T
+    assert np.array_equal(through([Pack(axis, bits, packing)], stored), words)
+    assert np.array_equal(through([Unpack(axis, bits, count, packing)], words), stored)
+
+
+def test_reciprocal_and_transpose() -> None:
+    """The plain ones."""
+    assert through([Reciprocal()], np.float32([4.0])).tolist() == [0.25]
+    array = np.arange(24).reshape(2, 3, 4)
+    assert np.array_equal(through([Transpose()], array), array.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "count", "block"),
+    [
+        ((12, 5), [Reorder(0, 3, "hf")], 3, (4, 5, 2)),
+        ((5, 12), [Reorder(1, 3, "hf")], 5, (12, 2)),
+        ((3, 4, 5), [Transpose()], 1, (3, 4, 5, 2)),
+    ],
+)
+def test_blocks_are_small(
+    shape: tuple[int, ...], steps: list[Step], count: int, block: tuple[int, ...]
+) -> None:
+    """A head for rows, a row for columns; blocks through their steps give the whole's result."""
+    array = np.arange(np.prod(shape), dtype="<u2").reshape(shape)
+    stored = Entry("BF16", shape, 0, array.nbytes)
+    blocks = segment(Copy("file", 0, array.nbytes), stored, steps, array.nbytes)
+    assert not isinstance(blocks, Copy)
+    assert (blocks.count, blocks.shape) == (count, block)
+    data = np.frombuffer(array.tobytes(), dtype=blocks.dtype).reshape(blocks.count, *blocks.shape)
+    for step in blocks.steps:
+        data = step(data)
+    assert data.tobytes() == through(steps, array).tobytes()

@@ -1,0 +1,106 @@
+"""Plan the way from the consolidated to the Hugging Face layout: pure functions on headers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmfmt.configs import CONFIG, to_config
+from mmfmt.convert.files import companions, replaced
+from mmfmt.convert.plan import Plan
+from mmfmt.convert.quantization import quantization_section
+from mmfmt.convert.shards import index_text, json_text, plan_shards
+from mmfmt.convert.source import source_reader
+from mmfmt.convert.tensors import Layout, Transfer
+from mmfmt.convert.tokenizer_files import generation_config, hf_tokenizer_files
+from mmfmt.errors import MmfmtError
+from mmfmt.layout import Family
+from mmfmt.model import Model, check_model, native_model
+from mmfmt.naming import Naming, naming
+from mmfmt.repo import HF_STEM, Repo
+
+GENERATION_CONFIG = "generation_config.json"
+# what transformers and vLLM read beside weights and config, taken over where present
+COMPANIONS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
+    *("chat_template.json", GENERATION_CONFIG, "SYSTEM_PROMPT.txt"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert.
+
+    `names` is the HF prefix generation of multimodal models; `reader` says whose row order the
+    packed tensors have where the shards do not record it; `max_shard_bytes` None keeps the
+    source's sharding.
+    """
+
+    source: Repo
+    target: Path
+    names: str = "new"
+    reader: str | None = None
+    max_shard_bytes: int | None = None
+    repack: bool = False
+
+
+def plan_huggingface(request: Request) -> Plan:
+    """The plan of a consolidated to HF conversion; MmfmtError where it cannot be exact."""
+    model = native_model(request.source)
+    check_model(model)
+    transfer = _transfer(request, model)
+    transfer.check()
+    config = hf_config(model)
+    metadata = (("format", "pt"),)
+    shards = plan_shards(HF_STEM, transfer.groups(), metadata, request.max_shard_bytes)
+    files = _tokenizer_files(request.source, model, config)
+    plan = Plan(
+        source=str(request.source.path),
+        target=str(request.target),
+        shards=shards,
+        texts=(*index_text(HF_STEM, shards), *files.items(), (CONFIG, json_text(config))),
+        copies=companions(request.target, _found(request.source)),
+        dropped=transfer.dropped,
+        warnings=transfer.warnings,
+    )
+    return replace(plan, replaces=replaced(plan, HF_STEM))
+
+
+def hf_config(model: Model) -> dict[str, Any]:
+    """The whole config.json, quantization included."""
+    config = to_config(model.params)
+    if model.quantization:
+        key, body = quantization_section(model.quantization, model.checkpoint, "hf")
+        config[key] = body
+    return config
+
+
+def _transfer(request: Request, model: Model) -> Transfer:
+    source = Layout(model.checkpoint.naming, source_reader(model, request.reader, "--reader"))
+    target = Layout(hf_naming(source.naming.family, request.names))
+    return Transfer(model, source, target, request.repack)
+
+
+def hf_naming(family: Family, names: str) -> Naming:
+    """The HF naming of a multimodal family in the generation asked for, else in its first."""
+    if not family.generations:
+        problem = f"no Hugging Face layout is known for models of the {family.label} family"
+        raise MmfmtError("consolidated", problem)
+    known = family.multimodal and names in family.generations
+    return naming(family, "hf", names if known else family.generations[0])
+
+
+def _tokenizer_files(repo: Repo, model: Model, config: Mapping[str, Any]) -> dict[str, str]:
+    """Files made from the tokenizer: those that the repo has not got."""
+    if not repo.tokenizer:
+        raise MmfmtError(str(repo.path), "holds no tekken.json (or tokenizer.model.v*)", "add it")
+    made = hf_tokenizer_files(repo.tokenizer, model.params, config["model_type"])
+    made[GENERATION_CONFIG] = json_text(generation_config(repo.tokenizer))
+    return {name: text for name, text in made.items() if not repo.has(name)}
+
+
+def _found(repo: Repo) -> Iterator[Path]:
+    if repo.tokenizer:
+        yield repo.tokenizer
+    yield from (repo.path / name for name in COMPANIONS if repo.has(name))

@@ -1,0 +1,120 @@
+"""Plan the tensors of a conversion: from one layout's names, rows and suffixes to another's."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmfmt.checkpoint import Module, Parameter
+from mmfmt.convert.plan import Copy, Dropped, PlannedTensor
+from mmfmt.convert.segments import segment
+from mmfmt.convert.steps import Order, Pack, Reorder, Step, Unpack
+from mmfmt.errors import MmfmtError
+from mmfmt.header import nbytes
+from mmfmt.model import Model
+from mmfmt.naming import Naming
+from mmfmt.quantization import Carried, Scheme, carry, row_action
+from mmfmt.reader import Reader
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to name modules and to order rows. `reader` is None in the HF layout."""
+
+    naming: Naming
+    reader: Reader | None = None
+
+    @property
+    def label(self) -> str:
+        return "native" if self.reader else "hf"
+
+    def suffix(self, module: Module, carried: Carried) -> str:
+        """The suffix under which the layout's readers know a carried parameter."""
+        return (
+            self.reader.suffix(module, carried.suffix, carried.shape)
+            if self.reader
+            else carried.suffix
+        )
+
+    def order(self, module: Module, suffix: str) -> Order:
+        """The row order of a parameter of a rotary module."""
+        native = self.reader is not None and self.reader.wants_native_rows(module.row, suffix)
+        return "native" if native else "hf"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A model on its way from one layout to another.
+
+    `repack` writes old padded packings of 3, 5, 6 and 7 bits densely.
+    """
+
+    model: Model
+    source: Layout
+    target: Layout
+    repack: bool = False
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        """Tensors of the source that the target layout has no use for."""
+        return ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    def groups(self) -> list[list[PlannedTensor]]:
+        """The output tensors, shard by shard as in the source, in the order of its bytes."""
+        shards = self.model.weights.shards
+        return [[self.tensor(p) for p in self.model.checkpoint.shard(shard)] for shard in shards]
+
+    def tensor(self, parameter: Parameter) -> PlannedTensor:
+        """One output tensor; MmfmtError where it has no exact image in the target layout."""
+        match = parameter.match
+        module = self.model.checkpoint.modules[match.row, match.slots]
+        scheme = self.model.scheme_of_quantized(module)
+        carried = carry(parameter, scheme, self.target.label)
+        suffix = self.target.suffix(module, carried)
+        steps = [*self._row_steps(module, parameter, suffix, scheme)]
+        length = nbytes(carried.dtype, carried.shape) or 0
+        return PlannedTensor(
+            name=f"{self.target.naming.module(match.row, match.slots)}.{suffix}",
+            source_name=parameter.name,
+            dtype=carried.dtype,
+            shape=carried.shape,
+            segments=(segment(self._copy(parameter), parameter.entry, steps, length),),
+        )
+
+    def check(self) -> None:
+        """MmfmtError for the first module that the target layout cannot hold."""
+        for module in self.model.checkpoint.modules.values():
+            self._check_module(module)
+
+    def _check_module(self, module: Module) -> None:
+        if not self.target.naming.has(module.row):
+            raise MmfmtError(module.name, f"has no name in the {self.target.label} layout")
+        if module.quantized and self.target.reader and module.row.unquantized:
+            problem = f"is quantized, which cannot be carried: {module.row.unquantized}"
+            raise MmfmtError(module.name, problem)
+
+    def _copy(self, parameter: Parameter) -> Copy:
+        weights, entry = self.model.weights, parameter.entry
+        start = weights.headers[parameter.shard].data_start + entry.start
+        return Copy(str(weights.path(parameter.shard)), start, entry.nbytes)
+
+    def _row_steps(
+        self, module: Module, parameter: Parameter, suffix: str, scheme: Scheme | None
+    ) -> Iterator[Step]:
+        """Steps that bring the rows of a rotary module from the source's order to the target's."""
+        to = self.target.order(module, suffix)
+        if not module.row.rotary or self.source.order(module, parameter.suffix) == to:
+            return
+        heads, head_dim = module.row.heads(self.model.symbols)
+        action = row_action(parameter, scheme, heads * head_dim)
+        if action.kind == "none":
+            return
+        reorder = Reorder(action.axis, heads, to)
+        if action.kind == "gather":
+            yield reorder
+            return
+        yield Unpack(action.axis, action.bits, heads * head_dim, action.packing)
+        yield reorder
+        yield Pack(action.axis, action.bits, action.packing)

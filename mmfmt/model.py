@@ -1,0 +1,139 @@
+"""One layout of a repo, understood: its weights, its config file, its quantization.
+
+Everything is computed on first use and raises MmfmtError where it cannot be.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mmfmt.checkpoint import Checkpoint, Module, expected_modules, open_checkpoint, unknown_tensor
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params
+from mmfmt.errors import MmfmtError
+from mmfmt.layout import Symbols, families, flatten
+from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
+from mmfmt.repo import Repo, WeightSet
+from mmfmt.schemas import validate
+
+Faults = Iterator[tuple[str, str]]
+"""(place, fault)"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A weight set and the config file that describes it."""
+
+    repo: Repo
+    weights: WeightSet
+    config_file: str
+
+    @property
+    def native(self) -> bool:
+        """Whether this is the consolidated layout."""
+        return self.config_file == PARAMS
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.weights)
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """The config file, checked against its schema."""
+        body = self.repo.json(self.config_file)
+        validate(body, self.config_file.removesuffix(".json"), self.config_file)
+        return body
+
+    @cached_property
+    def hf_config(self) -> HfConfig:
+        return open_config(self.body)
+
+    @cached_property
+    def params(self) -> Mapping[str, Any]:
+        """The fields of params.json, as found or as the HF config says them."""
+        if self.native:
+            return self.body
+        return to_params(self.hf_config, self.checkpoint.has("output"))
+
+    @cached_property
+    def symbols(self) -> Symbols:
+        return flatten(self.params)
+
+    @property
+    def quantization_key(self) -> str:
+        """Where the config file says how the model is quantized."""
+        if not self.native or self.body.get("quantization_config"):
+            return "quantization_config"
+        return "quantization"
+
+    @cached_property
+    def quantization(self) -> Quantization | None:
+        """What the config file says of quantization; None where it says nothing."""
+        section, place = self.body.get(self.quantization_key), self.config_file
+        return parse_quantization(
+            section, f"{place}: {self.quantization_key}", self.checkpoint.naming.family
+        )
+
+    def scheme(self, module: Module) -> Scheme | None:
+        """The scheme that the config gives a linear module, ignore list aside."""
+        return self.quantization.scheme_of(module) if self.quantization else None
+
+    def scheme_of_quantized(self, module: Module) -> Scheme | None:
+        """The scheme of a module; None where it is not quantized."""
+        if not module.quantized:
+            return None
+        if scheme := self.scheme(module):
+            return scheme
+        problem = "is quantized, but no config group targets it"
+        raise MmfmtError(f"{self.config_file}: {self.quantization_key}", f"{module.name} {problem}")
+
+
+def hf_model(repo: Repo) -> Model:
+    """The Hugging Face half of a repo."""
+    return Model(repo, repo.hf, CONFIG)
+
+
+def native_model(repo: Repo) -> Model:
+    """The consolidated half of a repo."""
+    return Model(repo, repo.native, PARAMS)
+
+
+def check_model(model: Model) -> None:
+    """Check every name, dtype and shape; MmfmtError for the first that is wrong."""
+    if not model.weights.exists:
+        stem = model.weights.stem
+        raise MmfmtError(str(model.repo.path), f"holds no {stem}*.safetensors", "name another repo")
+    for name in model.checkpoint.unknown:
+        raise unknown_tensor(model.checkpoint, name)
+    for faults in (family_faults, presence_faults, parameter_faults):
+        for place, fault in faults(model):
+            raise MmfmtError(place, fault)
+
+
+def family_faults(model: Model) -> Faults:
+    """Whether the config describes a model of the family that the tensor names tell."""
+    found = model.checkpoint.naming.family
+    if not found.fits(model.symbols):
+        fitting = " or ".join(f.label for f in families() if f.fits(model.symbols)) or "no known"
+        problem = (
+            f"describes a model of {fitting} family, but the tensors are named as in {found.label}"
+        )
+        yield model.config_file, problem
+
+
+def presence_faults(model: Model) -> Faults:
+    """Modules that the config asks for and the weights lack, and the other way round."""
+    naming, found = model.checkpoint.naming, model.checkpoint.modules
+    expected = set(expected_modules(naming, model.symbols))
+    for row, slots in sorted(expected - found.keys(), key=repr):
+        yield naming.module(row, slots), "is missing from the weight files"
+    for module in (module for key, module in found.items() if key not in expected):
+        yield module.name, f"is not part of the model that {model.config_file} describes"
+
+
+def parameter_faults(model: Model) -> Faults:
+    """Parameters that are missing, superfluous, or of wrong dtype or shape."""
+    for module in model.checkpoint.modules.values():
+        scheme = model.scheme_of_quantized(module)
+        for suffix, fault in module_faults(module, scheme, model.symbols):
+            yield f"{module.name}.{suffix}", fault

@@ -1,0 +1,16 @@
+"""config.json and params.json: one model, two files, and the way from each to the other."""
+
+from mmfmt.configs.hf import CONFIG, PARAMS, HfConfig, open_config
+from mmfmt.configs.rope import attention_factor
+from mmfmt.configs.to_config import to_config
+from mmfmt.configs.to_params import to_params
+
+__all__ = [
+    "CONFIG",
+    "PARAMS",
+    "HfConfig",
+    "attention_factor",
+    "open_config",
+    "to_config",
+    "to_params",
+]

@@ -1,5 +1,6 @@
 """Special token ids of a tokenizer file of mistral-common."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmfmt.errors import MmfmtError
@@ -11,8 +12,12 @@ IMAGE_TOKENS = {
     "image_break_token_id": "[IMG_BREAK]",
     "image_end_token_id": "[IMG_END]",
 }
+CONTROL_TOKENS = {"bos_token_id": "<s>", "eos_token_id": "</s>", "pad_token_id": "<pad>"}
 # what mistral-common takes where a tekken.json (up to v7) lists no special tokens
-_OLD_TEKKEN = {"[IMG]": 10, "[IMG_BREAK]": 12, "[IMG_END]": 13}
+_OLD_TEKKEN = {
+    **{"<s>": 1, "</s>": 2, "<pad>": 11},
+    **{"[IMG]": 10, "[IMG_BREAK]": 12, "[IMG_END]": 13},
+}
 
 
 def special_ids(path: Path) -> dict[str, int]:
@@ -21,8 +26,18 @@ def special_ids(path: Path) -> dict[str, int]:
     A special token's id is its rank in tekken.json. SentencePiece files are asked through
     mistral-common (which needs sentencepiece). Raises MmfmtError for a file that is neither.
     """
-    ids = _tekken_ids(path) if path.suffix == ".json" else _sentencepiece_ids(path)
-    return {name: ids[token] for name, token in IMAGE_TOKENS.items() if token in ids}
+    return _named_ids(path, IMAGE_TOKENS)
+
+
+def control_ids(path: Path) -> dict[str, int]:
+    """Ids that begin, end and pad a text, by their name in HF configs; as `special_ids`."""
+    return _named_ids(path, CONTROL_TOKENS)
+
+
+def _named_ids(path: Path, names: Mapping[str, str]) -> dict[str, int]:
+    tokens = names.values()
+    ids = _tekken_ids(path) if path.suffix == ".json" else _sentencepiece_ids(path, tokens)
+    return {name: ids[token] for name, token in names.items() if token in ids}
 
 
 def _tekken_ids(path: Path) -> dict[str, int]:
@@ -33,12 +48,12 @@ def _tekken_ids(path: Path) -> dict[str, int]:
     return {t["token_str"]: t["rank"] for t in tokens} if tokens else _OLD_TEKKEN
 
 
-def _sentencepiece_ids(path: Path) -> dict[str, int]:
+def _sentencepiece_ids(path: Path, tokens: Iterable[str]) -> dict[str, int]:
     try:
         from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
         tokenizer = SentencePieceTokenizer(str(path))
-        ids = {token: int(tokenizer.get_special_token(token)) for token in IMAGE_TOKENS.values()}
+        ids = {token: int(tokenizer.get_special_token(token)) for token in tokens}
     except Exception as error:  # mistral-common raises many kinds for a bad file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MmfmtError(path.name, f"mistral-common cannot read it: {reason}") from error

@@ -21,14 +21,19 @@ ARCHITECTURES = {
 }
 # what vLLM takes where params.json does not say (its adapt_config_dict)
 _POSITIONS = 128_000
+# without a version from 5 on, transformers warns of a wrong tokenizer pattern
+_VERSION = "5.0.0"
 _ENCODERS = {"voxtral": "voxtral_encoder", "voxtral_realtime": "voxtral_realtime_encoder"}
 _QUANTIZATION = ("quantization", "quantization_config")
 
 
-def to_config(params: Mapping[str, Any], dtype: str | None = None) -> dict[str, Any]:
+def to_config(
+    params: Mapping[str, Any], dtype: str | None = None, ids: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """config.json without `quantization_config`, for transformers 5 and vLLM's HF loader.
 
-    `dtype` is that of the unquantized weights, where params.json does not say. Fields that no
+    `dtype` is that of the unquantized weights, where params.json does not say; `ids` are those
+    of the tokens that begin, end and pad a text (`bos_token_id`, ...). Fields that no
     class has a place for are kept under `mistral_extras`. Raises MmfmtError for a model that
     no class of transformers can be, and for a field that is missing.
     """
@@ -42,9 +47,12 @@ def to_config(params: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
         _put(config, path, value, model_type)
     for path, value in _made(params, model_type, text_type, dtype):
         _put(config, path, value, model_type)
+    for name, value in (ids or {}).items():
+        _put(config, f"text.{name}", value, model_type)
     extras = _left_over(params, kinds)
     head = {"architectures": [ARCHITECTURES[model_type]], "model_type": model_type}
-    return {**head, **config, **({EXTRAS: extras} if extras else {})}
+    tail = {EXTRAS: extras} if extras else {}
+    return {**head, **config, **tail, "transformers_version": _VERSION}
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:

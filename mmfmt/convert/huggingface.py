@@ -1,6 +1,7 @@
 """Plan the way from the consolidated to the Hugging Face layout: pure functions on headers."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,26 @@ from mmfmt.convert.quantization import quantization_section
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.source import source_reader
 from mmfmt.convert.tensors import Layout, Transfer
-from mmfmt.convert.tokenizer_files import generation_config, hf_tokenizer_files
+from mmfmt.convert.tokenizer_files import (
+    generation_config,
+    image_section,
+    processor_files,
+    tokenizer_files,
+)
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Family
 from mmfmt.model import Model, check_model, native_model
 from mmfmt.naming import Naming, naming
 from mmfmt.repo import HF_STEM, Repo
+from mmfmt.schemas import validate
+from mmfmt.tokenizer import control_ids
 
-GENERATION_CONFIG = "generation_config.json"
+_TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 # what transformers and vLLM read beside weights and config, taken over where present
 COMPANIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
-    *("chat_template.json", GENERATION_CONFIG, "SYSTEM_PROMPT.txt"),
+    *("chat_template.json", "generation_config.json", "SYSTEM_PROMPT.txt"),
 )
 
 
@@ -51,10 +59,11 @@ def plan_huggingface(request: Request) -> Plan:
     check_model(model)
     transfer = _transfer(request, model)
     transfer.check()
-    config = hf_config(model)
+    tokenizer = _tokenizer(request.source)
+    config = hf_config(model, tokenizer)
+    files, warnings = _made_files(model, tokenizer)
     metadata = (("format", "pt"),)
     shards = plan_shards(HF_STEM, transfer.groups(), metadata, request.max_shard_bytes)
-    files = _tokenizer_files(request.source, model, config)
     plan = Plan(
         source=str(request.source.path),
         target=str(request.target),
@@ -62,18 +71,26 @@ def plan_huggingface(request: Request) -> Plan:
         texts=(*index_text(HF_STEM, shards), *files.items(), (CONFIG, json_text(config))),
         copies=companions(request.target, _found(request.source)),
         dropped=transfer.dropped,
-        warnings=transfer.warnings,
+        warnings=(*transfer.warnings, *warnings),
     )
     return replace(plan, replaces=replaced(plan, HF_STEM))
 
 
-def hf_config(model: Model) -> dict[str, Any]:
+def hf_config(model: Model, tokenizer: Path) -> dict[str, Any]:
     """The whole config.json, quantization included."""
-    config = to_config(model.params)
+    config = to_config(model.params, _dtype(model), control_ids(tokenizer))
     if model.quantization:
         key, body = quantization_section(model.quantization, model.checkpoint, "hf")
         config[key] = body
+    validate(config, "config", CONFIG)
     return config
+
+
+def _dtype(model: Model) -> str | None:
+    """torch's name of the dtype that most unquantized modules are stored in."""
+    weights = [m.parameters["weight"] for m in model.checkpoint.modules.values() if not m.quantized]
+    counts = Counter(weight.entry.dtype for weight in weights)
+    return _TORCH_DTYPES.get(counts.most_common(1)[0][0]) if counts else None
 
 
 def _transfer(request: Request, model: Model) -> Transfer:
@@ -91,13 +108,19 @@ def hf_naming(family: Family, names: str) -> Naming:
     return naming(family, "hf", names if known else family.generations[0])
 
 
-def _tokenizer_files(repo: Repo, model: Model, config: Mapping[str, Any]) -> dict[str, str]:
-    """Files made from the tokenizer: those that the repo has not got."""
+def _tokenizer(repo: Repo) -> Path:
     if not repo.tokenizer:
-        raise MmfmtError(str(repo.path), "holds no tekken.json (or tokenizer.model.v*)", "add it")
-    made = hf_tokenizer_files(repo.tokenizer, model.params, config["model_type"])
-    made[GENERATION_CONFIG] = json_text(generation_config(repo.tokenizer))
-    return {name: text for name, text in made.items() if not repo.has(name)}
+        problem = "holds no tekken.json (or tokenizer.model.v*)"
+        raise MmfmtError(str(repo.path), problem, "add the model's own")
+    return repo.tokenizer
+
+
+def _made_files(model: Model, tokenizer: Path) -> tuple[dict[str, str], list[str]]:
+    """Files made from the tokenizer and params.json, those only that the repo has not got."""
+    repo = model.repo
+    texts, warnings = ({}, []) if repo.has("tokenizer.json") else tokenizer_files(tokenizer)
+    texts |= processor_files(model.params, image_section(tokenizer)) | generation_config(tokenizer)
+    return {name: text for name, text in texts.items() if not repo.has(name)}, warnings
 
 
 def _found(repo: Repo) -> Iterator[Path]:

@@ -8,12 +8,12 @@ from typing import Any
 from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.convert.files import companions, replaced
 from mmfmt.convert.plan import Plan
-from mmfmt.convert.quantization import quantization_section
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, check_model, hf_model
 from mmfmt.naming import native
+from mmfmt.quantization import quantization_section
 from mmfmt.reader import METADATA_KEY, Reader
 from mmfmt.repo import NATIVE_STEM, Repo
 from mmfmt.schemas import validate

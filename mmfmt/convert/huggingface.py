@@ -9,7 +9,6 @@ from typing import Any
 from mmfmt.configs import CONFIG, to_config
 from mmfmt.convert.files import companions, replaced
 from mmfmt.convert.plan import Plan
-from mmfmt.convert.quantization import quantization_section
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.source import source_reader
 from mmfmt.convert.tensors import Layout, Transfer
@@ -23,6 +22,7 @@ from mmfmt.errors import MmfmtError
 from mmfmt.layout import Family
 from mmfmt.model import Model, check_model, native_model
 from mmfmt.naming import Naming, naming
+from mmfmt.quantization import quantization_section
 from mmfmt.repo import HF_STEM, Repo
 from mmfmt.schemas import validate
 from mmfmt.tokenizer import control_ids

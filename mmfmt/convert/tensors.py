@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmfmt.checkpoint import Module, Parameter
+from mmfmt.convert.carry import Carried, carry, row_action
 from mmfmt.convert.plan import Copy, Dropped, PlannedTensor
 from mmfmt.convert.segments import segment
-from mmfmt.convert.steps import Order, Pack, Reorder, Step, Unpack
+from mmfmt.convert.steps import Order, Pack, Reciprocal, Reorder, Step, Unpack
 from mmfmt.errors import MmfmtError
 from mmfmt.header import nbytes
 from mmfmt.model import Model
 from mmfmt.naming import Naming
-from mmfmt.quantization import Carried, Scheme, carry, row_action
+from mmfmt.quantization import Scheme
 from mmfmt.reader import Reader
 
 
@@ -74,11 +75,14 @@ class Transfer:
         carried = carry(parameter, scheme, self.target.label)
         suffix = self.target.suffix(module, carried)
         steps = [*self._row_steps(module, parameter, suffix, scheme)]
-        length = nbytes(carried.dtype, carried.shape) or 0
+        if carried.reciprocal:
+            steps.append(Reciprocal())
+        dtype = parameter.entry.dtype
+        length = nbytes(dtype, carried.shape) or 0
         return PlannedTensor(
             name=f"{self.target.naming.module(match.row, match.slots)}.{suffix}",
             source_name=parameter.name,
-            dtype=carried.dtype,
+            dtype=dtype,
             shape=carried.shape,
             segments=(segment(self._copy(parameter), parameter.entry, steps, length),),
         )
@@ -108,7 +112,7 @@ class Transfer:
         if not module.row.rotary or self.source.order(module, parameter.suffix) == to:
             return
         heads, head_dim = module.row.heads(self.model.symbols)
-        action = row_action(parameter, scheme, heads * head_dim)
+        action = row_action(module, parameter, scheme, self.model.symbols)
         if action.kind == "none":
             return
         reorder = Reorder(action.axis, heads, to)

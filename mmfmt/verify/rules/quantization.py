@@ -6,7 +6,7 @@ from mmfmt.checkpoint import LINEAR_KINDS, Module
 from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
 from mmfmt.model import Model
-from mmfmt.quantization import canonical_suffix, module_faults
+from mmfmt.quantization import CT, module_faults, reader_suffixes
 from mmfmt.reader import METADATA_KEY, reader, reader_labels
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
@@ -98,7 +98,7 @@ def ignore_list_differs_from_tensors(subject: Subject) -> Iterator[Problem]:
     """
     for model in subject.models:
         # nothing quantized at all is another rule's business
-        if model.quantization and _quantized(model):
+        if model.quantization and model.quantization.method == CT and _quantized(model):
             for label in table("ignore_readers"):
                 reads = ignore_reader(label, model.checkpoint.naming.family)
                 if reads.file == model.config_file:
@@ -159,7 +159,9 @@ def scale_not_permuted_at_load(subject: Subject) -> Iterator[Problem]:
     wanted = reader("vllm")
     for module in _quantized(model):
         for suffix, parameter in module.parameters.items():
-            expected = wanted.suffix(module, canonical_suffix(suffix), parameter.entry.shape)
+            expected = wanted.suffix(
+                module, reader_suffixes().get(suffix, suffix), parameter.entry.shape
+            )
             if suffix != expected:
                 message = f"vLLM leaves its rows as they are; it permutes {expected}"
                 yield Problem(parameter.shard, parameter.name, message, "convert again")

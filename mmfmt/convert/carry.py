@@ -1,0 +1,98 @@
+"""How a parameter goes from one layout to the other, and what a permutation of rows does to it."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from mmfmt.checkpoint import Module, Parameter
+from mmfmt.convert.steps import Packing
+from mmfmt.errors import MmfmtError
+from mmfmt.layout import Symbols
+from mmfmt.quantization import Scheme, packing_of
+from mmfmt.quantization.scheme import PADDED
+from mmfmt.schemas import table
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A parameter as it stands in the other layout.
+
+    `reciprocal` means one over each value: a multiplier becomes a divisor.
+    """
+
+    suffix: str
+    shape: tuple[int, ...]
+    reciprocal: bool = False
+
+
+def carry(parameter: Parameter, scheme: Scheme | None, layout: str) -> Carried:
+    """A parameter in a layout, `hf` or `native`, whichever of them it comes from."""
+    suffix, shape = parameter.suffix, parameter.entry.shape
+    if scheme is None:
+        return Carried(suffix, shape)
+    suffix = scheme.canonical(suffix)
+    native: dict[str, Any] = scheme.parameters.get(suffix, {}).get("native", {})
+    if layout == "hf" or not native:
+        return Carried(suffix, shape)
+    shape = tuple(map(int, native["shape"])) if "shape" in native else shape
+    return Carried(native.get("suffix", suffix), shape, native.get("value") == "reciprocal")
+
+
+@dataclass(frozen=True)
+class RowAction:
+    """How a permutation of a module's output rows acts on a stored parameter.
+
+    `kind` is none, gather (along `axis`), or unpack (gather values of `bits`, packed into I32
+    words along `axis`).
+    """
+
+    kind: str
+    axis: int = 0
+    bits: int = 0
+    packing: Packing = "dense"
+
+
+NONE = RowAction("none")
+
+
+def row_action(
+    module: Module, parameter: Parameter, scheme: Scheme | None, symbols: Symbols
+) -> RowAction:
+    """The action on a parameter of a rotary module.
+
+    Raises MmfmtError where the parameter has no exact image with its rows in another order.
+    """
+    columns = _columns(parameter.suffix, scheme)
+    heads, head_dim = module.row.heads(symbols)
+    shape, axis = parameter.entry.shape, columns.get("axis", 0)
+    if columns["rows"] == "keep" or (columns["rows"] != "gather" and prod(shape) == 1):
+        return NONE
+    if scheme and scheme.block and columns["rows"] == "scale":
+        return _block_action(parameter, scheme, head_dim)
+    # words that happen to be as many as rows are still words
+    if columns["rows"] == "unpack" and scheme and parameter.entry.dtype == "I32":
+        packing = columns.get("packing", packing_of(module, scheme, symbols))
+        return RowAction("unpack", axis, scheme.bits, packing)
+    if len(shape) > axis and shape[axis] == heads * head_dim:
+        return RowAction("gather", axis)
+    raise MmfmtError(parameter.name, f"{list(shape)} has no exact image in another row order")
+
+
+def _columns(suffix: str, scheme: Scheme | None) -> dict[str, Any]:
+    columns: dict[str, Any] = table("suffixes")[suffix]
+    return columns.get(scheme.format, columns) if scheme else columns
+
+
+def _block_action(parameter: Parameter, scheme: Scheme, head_dim: int) -> RowAction:
+    assert scheme.block
+    if scheme.block[0] % head_dim:
+        problem = f"blocks of {scheme.block[0]} rows do not hold whole heads of {head_dim}"
+        raise MmfmtError(parameter.name, problem, "its rows cannot be carried exactly")
+    return NONE
+
+
+def repacks(module: Module, parameter: Parameter, scheme: Scheme | None, symbols: Symbols) -> bool:
+    """Whether a parameter lies in the old padded packing."""
+    if scheme is None or packing_of(module, scheme, symbols) != PADDED:
+        return False
+    return PADDED in scheme.parameters.get(parameter.suffix, {})

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mmfmt.errors import MmfmtError
+from mmfmt.extras import Extra, extra
 from mmfmt.header import Entry
 from mmfmt.layout import Row, Slots, Symbols
 from mmfmt.naming import Match, Naming, detect_hf, detect_native
 from mmfmt.repo import HF_STEM, WeightSet
 from mmfmt.schemas import table
+from mmfmt.stacks import StackMatch, match_stack, splits, views
 
 FLOATS = ("BF16", "F16", "F32")
 LINEAR_KINDS = ("linear", "head", "merger")
@@ -17,7 +19,7 @@ LINEAR_KINDS = ("linear", "head", "merger")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One stored tensor and the row it belongs to."""
+    """One stored tensor, or its part in a stored stack, and the row it belongs to."""
 
     name: str
     shard: str
@@ -63,17 +65,41 @@ class Checkpoint:
 
     @cached_property
     def matches(self) -> Mapping[str, Match | None]:
+        """The row of each tensor that is a parameter of one module."""
         return {name: self.naming.match(name) for name in self.weights.tensors}
+
+    @cached_property
+    def stacks(self) -> Mapping[str, StackMatch]:
+        """Tensors that hold the parameters of many modules, by name."""
+        entries = self.weights.tensors
+        unmatched = (name for name, match in self.matches.items() if match is None)
+        found = ((name, match_stack(self.naming, name)) for name in unmatched)
+        return {name: match for name, match in found if match and splits(entries[name], match)}
+
+    @cached_property
+    def extras(self) -> list[Extra]:
+        """Tensors that belong to no module, but are known."""
+        layout = "hf" if self.weights.stem == HF_STEM else "native"
+        rest = (n for n, match in self.matches.items() if match is None and n not in self.stacks)
+        return [found for name in rest if (found := extra(layout, name))]
 
     @property
     def unknown(self) -> list[str]:
-        return [name for name, match in self.matches.items() if match is None]
+        """Names that no table knows."""
+        known = self.stacks.keys() | {extra.name for extra in self.extras}
+        return [n for n, match in self.matches.items() if match is None and n not in known]
 
     def shard(self, shard: str) -> list[Parameter]:
-        """The matched parameters of one shard, in the order of their bytes."""
+        """The parameters of one shard, in the order of their bytes."""
         entries = self.weights.headers[shard].by_offset()
-        found = ((name, entry, self.matches[name]) for name, entry in entries)
-        return [Parameter(name, shard, entry, match) for name, entry, match in found if match]
+        return [p for name, entry in entries for p in self._parameters(shard, name, entry)]
+
+    def _parameters(self, shard: str, name: str, entry: Entry) -> Iterator[Parameter]:
+        if match := self.matches[name]:
+            yield Parameter(name, shard, entry, match)
+        elif stack := self.stacks.get(name):
+            for part, inside in views(entry, stack):
+                yield Parameter(name, shard, inside, part)
 
     @cached_property
     def modules(self) -> Mapping[tuple[Row, Slots], Module]:
@@ -105,7 +131,7 @@ def open_checkpoint(weights: WeightSet) -> Checkpoint:
 
 
 def expected_modules(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Slots]]:
-    """The modules that a model with these params has under a naming."""
+    """The modules that a model with these params has under a naming, or may have."""
     for row in naming.family.rows:
         if naming.has(row) and row.expected(symbols):
             yield from ((row, slots) for slots in row.instances(symbols))

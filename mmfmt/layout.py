@@ -1,7 +1,7 @@
 """The layout tables as objects: model families and their rows."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from math import prod
@@ -15,10 +15,14 @@ Symbols = Mapping[str, Any]
 
 
 def evaluate(expression: str, symbols: Symbols) -> int:
-    """An integer from `a*b/c` over symbols and numbers; `/` rounds up.
+    """An integer from `a*b/c+d` over symbols and numbers; `/` rounds up.
 
     Raises MmfmtError if a symbol has no value.
     """
+    return sum(_quotient(term, symbols) for term in expression.split("+"))
+
+
+def _quotient(expression: str, symbols: Symbols) -> int:
     above, *below = (_product(part, symbols) for part in expression.split("/"))
     return -(-above // prod(below))
 
@@ -47,23 +51,28 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Row:
-    """One module of a layout table; columns as explained in `schemas/layouts/dense_text.toml`."""
+    """One module of a layout table; columns as explained in `schemas/layouts/text.toml`."""
 
     native: str
-    hf: str
     kind: str
     shape: tuple[str, ...]
     slots: tuple[tuple[str, str], ...]
+    hf: str = ""
+    also: tuple[str, ...] = ()
+    native_also: tuple[str, ...] = ()
     rotary: tuple[str, str] | None = None
     rows: str = "native"
     fused: str = ""
     absent: str = ""
     present: str = ""
     bias: str = ""
+    first: str = "0"
+    until: str = ""
+    required: bool = True
     unquantized: str = ""
 
     def expected(self, symbols: Symbols) -> bool:
-        """Whether a model with these params has the module."""
+        """Whether a model with these params has the module, in some layer."""
         if self.absent and symbols.get(self.absent):
             return False
         return not self.present or bool(symbols.get(self.present))
@@ -80,25 +89,45 @@ class Row:
     def instances(self, symbols: Symbols) -> Iterator[Slots]:
         """The slot values of every instance of the module in a model."""
         used = [(slot, field) for slot, field in self.slots if f"{{{slot}}}" in self.native]
-        ranges = [range(evaluate(field, symbols)) for _, field in used]
+        ranges = [self._range(slot, evaluate(field, symbols), symbols) for slot, field in used]
         for values in product(*ranges):
             yield tuple(zip((slot for slot, _ in used), values, strict=True))
+
+    def _range(self, slot: str, count: int, symbols: Symbols) -> range:
+        if slot != "layer":
+            return range(count)
+        until = evaluate(self.until, symbols) if self.until else count
+        return range(evaluate(self.first, symbols), min(until, count))
+
+    def has_bias(self, symbols: Symbols) -> bool:
+        """Whether the module has a bias."""
+        return self.bias == "always" or bool(self.bias and symbols.get(self.bias))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The experts of one layer in one tensor [experts, ...], the rows of `parts` one by one.
+
+    `parts` are native names of rows; `write` says that the HF layout is written so.
+    """
+
+    hf: str
+    parts: tuple[Row, ...]
+    write: bool
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """One model family of `families.toml`: the rows of its layout tables, and how it is named.
-
-    `generations` are the HF prefix generations it can be saved in, `vllm` the prefixes of the
-    module names that vLLM compares ignore lists with (both in `generations.toml`).
-    """
+    """One model family of `families.toml`; columns as explained there."""
 
     label: str
     rows: tuple[Row, ...]
+    stacks: tuple[Stack, ...]
     generations: tuple[str, ...]
     vllm: str
-    present: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
+    present: tuple[str, ...]
+    absent: tuple[str, ...]
+    unread: Mapping[str, str]
 
     def fits(self, symbols: Symbols) -> bool:
         """Whether params with these symbols describe a model of the family."""
@@ -122,22 +151,46 @@ def family(label: str) -> Family:
 
 
 def _family(label: str, columns: Mapping[str, Any]) -> Family:
-    rows = tuple(row for name in columns["tables"] for row in _rows(table(f"layouts/{name}")))
+    layouts = [table(f"layouts/{name}") for name in columns["tables"]]
+    rows = tuple(_adapted(row, columns) for layout in layouts for row in _rows(layout))
+    by_name = {row.native: row for row in rows}
     return Family(
         label=label,
         rows=rows,
+        stacks=tuple(_stack(s, by_name) for layout in layouts for s in layout.get("stack", ())),
         generations=tuple(columns["generations"]),
         vllm=columns["vllm"],
         present=tuple(columns.get("present", ())),
         absent=tuple(columns.get("absent", ())),
+        unread=columns.get("unread", {}),
     )
 
 
+def _adapted(row: Row, columns: Mapping[str, Any]) -> Row:
+    """A row of a shared table as one family has it."""
+    return replace(
+        row,
+        native=columns.get("renamed", {}).get(row.native, row.native),
+        native_also=row.native_also + tuple(columns.get("also", {}).get(row.native, ())),
+        required=row.required and row.native not in columns.get("optional", ()),
+    )
+
+
+def _stack(columns: Mapping[str, Any], rows: Mapping[str, Row]) -> Stack:
+    parts = tuple(rows[name] for name in columns["parts"])
+    return Stack(columns["hf"], parts, columns.get("write", False))
+
+
 def _rows(layout: Mapping[str, Any]) -> Iterator[Row]:
-    common = {"unquantized": layout.get("unquantized", "")}
-    slots = tuple(layout["slots"].items())
+    common = {"unquantized": layout.get("unquantized", ""), "slots": tuple(layout["slots"].items())}
     for columns in layout["module"]:
-        values = {**common, **columns, "shape": tuple(columns["shape"]), "slots": slots}
-        if "rotary" in columns:
-            values["rotary"] = (columns["rotary"]["heads"], columns["rotary"]["head_dim"])
+        values = {**common, **{k: _frozen(v) for k, v in columns.items()}}
+        if "from" in values:
+            values["first"] = values.pop("from")
         yield Row(**values)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):  # rotary
+        return value["heads"], value["head_dim"]
+    return tuple(value) if isinstance(value, list) else value

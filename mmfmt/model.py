@@ -105,6 +105,9 @@ def check_model(model: Model) -> None:
         raise MmfmtError(str(model.repo.path), f"holds no {stem}*.safetensors", "name another repo")
     for name in model.checkpoint.unknown:
         raise unknown_tensor(model.checkpoint, name)
+    for extra in model.checkpoint.extras:
+        if extra.action == "refuse":
+            raise MmfmtError(extra.name, f"cannot be converted: {extra.reason}")
     for faults in (family_faults, presence_faults, parameter_faults):
         for place, fault in faults(model):
             raise MmfmtError(place, fault)
@@ -125,7 +128,8 @@ def presence_faults(model: Model) -> Faults:
     """Modules that the config asks for and the weights lack, and the other way round."""
     naming, found = model.checkpoint.naming, model.checkpoint.modules
     expected = set(expected_modules(naming, model.symbols))
-    for row, slots in sorted(expected - found.keys(), key=repr):
+    required = {key for key in expected if key[0].required}
+    for row, slots in sorted(required - found.keys(), key=repr):
         yield naming.module(row, slots), "is missing from the weight files"
     for module in (module for key, module in found.items() if key not in expected):
         yield module.name, f"is not part of the model that {model.config_file} describes"

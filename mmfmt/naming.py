@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from mmfmt.layout import Family, Row, Slots, families
+from mmfmt.layout import Family, Row, Slots, Stack, families
 from mmfmt.schemas import table
 
 NATIVE = "native"
@@ -28,14 +28,22 @@ class Naming:
     checked against the few patterns of that shape.
     """
 
-    def __init__(self, family: Family, generation: str, patterns: Mapping[Row, str]) -> None:
+    def __init__(
+        self,
+        family: Family,
+        generation: str,
+        patterns: Mapping[Row, str],
+        also: Iterable[tuple[Row, str]] = (),
+        stacks: Mapping[Stack, str] | None = None,
+    ) -> None:
         self.family = family
         self.generation = generation
         self._patterns = dict(patterns)
+        self.stacks = dict(stacks or {})
         self._by_shape: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
-        for row, pattern in self._patterns.items():
+        for row, pattern in (*self._patterns.items(), *also):
             candidates = self._by_shape.setdefault(_name_shape(pattern), [])
-            candidates.append((row, _compile(pattern)))
+            candidates.append((row, compile_pattern(pattern)))
 
     @property
     def label(self) -> str:
@@ -77,7 +85,9 @@ def _name_shape(pattern: str) -> str:
     return ".".join("#" if part.isdigit() or part.startswith("{") else part for part in parts)
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+@cache
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """A whole-name pattern; slots become named groups of digits."""
     escaped = re.escape(pattern)
     # no leading zeros: a name has exactly one spelling
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>0|[1-9][0-9]{0,5})", escaped))
@@ -86,7 +96,8 @@ def _compile(pattern: str) -> re.Pattern[str]:
 @cache
 def native(family: Family) -> Naming:
     """Mistral's own names."""
-    return Naming(family, NATIVE, {row: row.native for row in family.rows})
+    also = [(row, name) for row in family.rows for name in row.native_also]
+    return Naming(family, NATIVE, {row: row.native for row in family.rows}, also)
 
 
 @cache
@@ -95,14 +106,15 @@ def naming(family: Family, group: str, generation: str) -> Naming:
     prefixes = table("generations")[group][generation]
     patterns = {row: _fill(row.hf, prefixes) for row in family.rows}
     named = {row: pattern for row, pattern in patterns.items() if pattern}
-    return Naming(family, generation, named)
+    also = [(row, _fill(name, prefixes)) for row in named for name in row.also]
+    stacks = {stack: _fill(stack.hf, prefixes) for stack in family.stacks}
+    return Naming(family, generation, named, also, stacks)
 
 
-def _fill(pattern: str, prefixes: Mapping[str, str]) -> str | None:
-    prefix = pattern[1 : pattern.index("}")]
-    if prefix not in prefixes:
-        return None
-    return prefixes[prefix] + pattern[len(prefix) + 2 :]
+def _fill(pattern: str, prefixes: Mapping[str, str]) -> str:
+    """A pattern with its prefix; empty where the generation has no such prefix."""
+    prefix = pattern[1 : pattern.find("}")]
+    return prefixes[prefix] + pattern[len(prefix) + 2 :] if prefix in prefixes else ""
 
 
 def hf_namings(family: Family) -> list[Naming]:

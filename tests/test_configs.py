@@ -324,7 +324,7 @@ def test_sliding_window_as_transformers(kind: str, said: Any) -> None:
 def test_sliding_window_in_text_config(text_type: Any, said: Any) -> None:
     """Likewise inside a multimodal config; Mistral3Config takes a text half without type."""
     body = multimodal_config(text__sliding_window=said, text__model_type=text_type)
-    if text_type is not ... and text_type == "mistral":
+    if text_type != "ministral3":
         body["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     expected = in_transformers(body).text_config.sliding_window or "absent"
     assert window(body) == expected
@@ -424,8 +424,11 @@ def test_null_is_absent(key: str) -> None:
         ({"vocab_size": 63}, "contradicts itself: text_config.vocab_size = 64, vocab_size = 63"),
         ({"text__rope_theta": 5.0}, "contradicts itself: text_config.rope_theta = 5.0"),
         ({"dtype": "float16", "text__dtype": "bfloat16"}, "contradicts itself: dtype = 'float16'"),
-        ({"audio_config": {}}, "audio_config: no field"),
-        ({"model_type": "voxtral"}, "model_type: 'voxtral' is not supported yet"),
+        ({"audio_config": {"hidden_size": 8}}, "audio_config.hidden_size: no field"),
+        (
+            {"model_type": "mistral_large4"},
+            "model_type: 'mistral_large4' stores native tensor names",
+        ),
         ({"text_config": None}, "text_config"),
     ],
 )
@@ -439,7 +442,7 @@ def test_refused_multimodal_configs(changes: Json, place: str) -> None:
     [
         ({"num_local_experts": 8}, "num_local_experts: no field"),
         ({"mlp_bias": True}, "mlp_bias: True cannot be carried"),
-        ({"model_type": "mixtral"}, "model_type: 'mixtral' is not supported yet"),
+        ({"model_type": "gemma"}, "model_type: 'gemma' is not supported yet"),
         ({"model_type": ...}, "'model_type' is a required property"),
         ({"rms_norm_eps": 0}, "rms_norm_eps: 0 is less than"),
         ({"dtype": "bfloat16", "torch_dtype": "float16"}, "contradicts itself: dtype"),
@@ -448,12 +451,6 @@ def test_refused_multimodal_configs(changes: Json, place: str) -> None:
 def test_refused_text_configs(changes: Json, place: str) -> None:
     """Likewise where everything stands at the top level."""
     assert refusal(text_config(**changes)).removeprefix("config.json: ").startswith(place)
-
-
-@pytest.mark.parametrize("name", ["Voxtral-Mini-3B-2507.config.json"])
-def test_published_configs_not_supported_yet(name: str) -> None:
-    """An audio model is refused, not half converted."""
-    assert "model_type: 'voxtral' is not supported yet" in refusal(published(name))
 
 
 def test_llava_without_the_feature_settings() -> None:

@@ -1,12 +1,13 @@
 """config.json and params.json: one model, two files, and the way from each to the other."""
 
-from mmfmt.configs.hf import CONFIG, PARAMS, HfConfig, open_config
+from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config
 from mmfmt.configs.rope import attention_factor
 from mmfmt.configs.to_config import to_config
 from mmfmt.configs.to_params import to_params
 
 __all__ = [
     "CONFIG",
+    "MULTIMODAL",
     "PARAMS",
     "HfConfig",
     "attention_factor",

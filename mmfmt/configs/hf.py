@@ -5,25 +5,32 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mmfmt.configs.fields import SECTIONS, json_path, text_path
 from mmfmt.errors import MmfmtError
 from mmfmt.schemas import validate
 
 CONFIG, PARAMS = "config.json", "params.json"
-VISION, AUDIO = {"mistral3", "llava"}, {"voxtral", "voxtral_realtime"}
-MULTIMODAL = VISION | AUDIO
-TEXT_TYPES = {"mistral", "ministral3", "mixtral", "mistral4"}
-SECTIONS = {"text_config": "text", "vision_config": "vision", "audio_config": "audio"}
-# where params.json has no field for something of config.json, and the other way round
+# fields of params.json that the classes of transformers have no place for
 EXTRAS = "mistral_extras"
+MULTIMODAL = {"mistral3", "llava", "voxtral", "voxtral_realtime"}
+TEXT_TYPES = {"mistral", "ministral", "ministral3", "mixtral", "mistral4"}
 
-# text model of a multimodal config that does not say (transformers' sub_configs_defaults)
+# text model of a multimodal config that does not say (sub_configs_defaults of transformers)
 DEFAULT_TEXT = {
     "mistral3": "mistral",
     "llava": "mistral",
     "voxtral": "llama",
     "voxtral_realtime": "voxtral_realtime_text",
 }
-_TEXT_TYPES_OF = {"voxtral": {"llama"}, "voxtral_realtime": {"voxtral_realtime_text"}}
+_TEXT_TYPES_OF = {
+    "mistral3": TEXT_TYPES - {"ministral"},
+    "llava": TEXT_TYPES - {"ministral"},
+    "voxtral": {"llama"},
+    "voxtral_realtime": {"voxtral_realtime_text"},
+}
+_NO_PARAMS = {
+    "mistral_large4": "stores native tensor names already, and no params.json is known for it",
+}
 
 
 @dataclass(frozen=True)
@@ -51,19 +58,29 @@ class HfConfig:
         return str(self.get("text.model_type", DEFAULT_TEXT.get(self.model_type, self.model_type)))
 
     @cached_property
-    def values(self) -> Mapping[str, Any]:
-        """Every value and object by table path, nulls left out."""
+    def stated(self) -> Mapping[str, Any]:
+        """Every value and object by table path, nulls included."""
+        sections = {name: short for short, name in SECTIONS.items()}
         found: dict[str, Any] = {}
         for key, value in self.body.items():
-            section = SECTIONS.get(key)
+            section = sections.get(key)
             if section and isinstance(value, Mapping):
                 _collect(found, value, section)
             else:
                 _collect(found, {key: value}, "" if self.multimodal else "text")
         return found
 
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        """`stated` without nulls, which mean absence nearly everywhere."""
+        return {path: value for path, value in self.stated.items() if value is not None}
+
     def get(self, path: str, default: Any = None) -> Any:
-        return self.values.get(path if self.multimodal else text_path(path), default)
+        return self.values.get(self._own(path), default)
+
+    def states(self, path: str) -> bool:
+        """Whether the file has the key, be it null."""
+        return self._own(path) in self.stated
 
     def first(self, paths: list[str]) -> Any:
         """The value that the given paths agree on; None where none of them is present."""
@@ -75,33 +92,27 @@ class HfConfig:
 
     def place(self, path: str) -> str:
         """A table path as the JSON path that a person finds in the file."""
-        section, _, rest = path.partition(".")
-        if f"{section}_config" not in SECTIONS:
-            return path
-        return f"{section}_config.{rest}" if self.multimodal else rest
+        return ".".join(json_path(path, self.multimodal))
+
+    def _own(self, path: str) -> str:
+        return path if self.multimodal else text_path(path)
 
 
 def _collect(found: dict[str, Any], body: Mapping[str, Any], prefix: str) -> None:
     for key, value in body.items():
         path = f"{prefix}.{key}" if prefix else key
-        if value is not None:
-            found[path] = value
+        found[path] = value
         if isinstance(value, Mapping) and key in ("rope_parameters", "rope_scaling"):
             _collect(found, value, path)
 
 
-def text_path(path: str) -> str:
-    """A table path as it reads in a text-only config."""
-    # in a text-only config everything stands at the top level
-    return path if path.startswith(("text.", "vision.", "audio.")) else f"text.{path}"
-
-
 def open_config(body: Mapping[str, Any]) -> HfConfig:
-    """Check a config.json against its schema and refuse model types not supported yet."""
+    """Check a config.json against its schema and refuse model types that cannot be carried."""
     validate(body, "config", CONFIG)
     config = HfConfig(body)
     if config.model_type not in MULTIMODAL | TEXT_TYPES:
-        raise MmfmtError(f"{CONFIG}: model_type", f"{config.model_type!r} is not supported yet")
+        problem = _NO_PARAMS.get(config.model_type, "is not supported yet")
+        raise MmfmtError(f"{CONFIG}: model_type", f"{config.model_type!r} {problem}")
     if config.text_type not in _TEXT_TYPES_OF.get(config.model_type, TEXT_TYPES):
         place = f"{CONFIG}: {config.place('text.model_type')}"
         raise MmfmtError(place, f"{config.text_type!r} is not supported yet")

@@ -1,4 +1,7 @@
-"""Rotary embeddings: rope_parameters of config.json, yarn and llama_4_scaling of params.json."""
+"""Rotary embeddings: rope_parameters of config.json, yarn and llama_4_scaling of params.json.
+
+`yarn` and `llama_4_scaling` read a config; `rope_parameters` writes one.
+"""
 
 from collections.abc import Mapping
 from math import isclose, log
@@ -6,6 +9,9 @@ from typing import Any
 
 from mmfmt.configs.hf import CONFIG, PARAMS, HfConfig
 from mmfmt.errors import MmfmtError
+
+# text models whose attention in transformers scales queries, by a beta they cannot do without
+SCALING_QUERIES = {"ministral3", "mistral4"}
 
 # rope_parameters keys of a yarn model that params.json can say, or that say nothing
 _YARN_KEYS = {
@@ -17,13 +23,12 @@ _PLAIN_ROPE_KEYS = {
     *("rope_type", "type", "rope_theta", "llama_4_scaling_beta"),
     *("original_max_position_embeddings", "max_position_embeddings"),
 }
-YARN_FIELDS = {"original_max_position_embeddings", "factor", "apply_scale", "beta", "alpha"}
 
 
-def rope_of(config: HfConfig) -> Mapping[str, Any]:
+def _rope_of(config: HfConfig) -> Mapping[str, Any]:
     rope = config.first(["text.rope_parameters", "text.rope_scaling"])
-    place = f"{CONFIG}: {config.place('text.rope_parameters')}"
-    if rope is None and config.text_type == "ministral3":
+    place = _place(config)
+    if rope is None and config.text_type in SCALING_QUERIES:
         raise MmfmtError(place, "is missing: transformers then takes a yarn of its own")
     rope = rope or {}
     kind = _rope_type(rope)
@@ -34,6 +39,10 @@ def rope_of(config: HfConfig) -> Mapping[str, Any]:
         if rope[key] is not None and not _implied(config, key, rope[key]):
             raise MmfmtError(f"{place}.{key}", f"{rope[key]!r} cannot be carried to params.json")
     return dict(rope)
+
+
+def _place(config: HfConfig) -> str:
+    return f"{CONFIG}: {config.place('text.rope_parameters')}"
 
 
 def _implied(config: HfConfig, key: str, value: Any) -> bool:
@@ -49,32 +58,43 @@ def _rope_type(rope: Mapping[str, Any]) -> str:
 
 
 def yarn(config: HfConfig) -> dict[str, Any] | None:
-    rope = rope_of(config)
+    """`yarn` of params.json; None for a model without. Lengths are in tokens."""
+    rope = _rope_of(config)
     if _rope_type(rope) != "yarn":
         return None
     for key in ("factor", "original_max_position_embeddings"):
         if rope.get(key) is None:
-            place = f"{CONFIG}: {config.place('text.rope_parameters')}.{key}"
-            raise MmfmtError(place, "is missing from a yarn model")
+            raise MmfmtError(f"{_place(config)}.{key}", "is missing from a yarn model")
     return {
         "original_max_position_embeddings": rope["original_max_position_embeddings"],
         "factor": _integral(rope["factor"]),
         "apply_scale": _apply_scale(config, rope),
-        "beta": _integral(_or(rope.get("beta_fast"), 32)),
-        "alpha": _integral(_or(rope.get("beta_slow"), 1)),
+        # transformers takes its default for 0 too
+        "beta": _integral(rope.get("beta_fast") or 32),
+        "alpha": _integral(rope.get("beta_slow") or 1),
     }
 
 
 def _apply_scale(config: HfConfig, rope: Mapping[str, Any]) -> bool:
-    """Whether queries and keys are scaled by 0.1 ln(factor) + 1, or not at all."""
-    attention, full = attention_factor(rope), _mscale(rope["factor"], 1.0)
-    if isclose(attention, full):
-        return True
-    if isclose(attention, 1.0):
-        return False
-    place = f"{CONFIG}: {config.place('text.rope_parameters')}"
-    expected = f"params.json can only say 1 or {full:.6g}"
-    raise MmfmtError(place, f"attention factor {attention:.6g} cannot be carried: {expected}")
+    """Whether attention logits are scaled by (0.1 ln(factor) + 1) squared, or not at all."""
+    full = _mscale(rope["factor"], 1.0)
+    found = _scales(config.text_type, rope)
+    for answer, scales in ((True, _scales_of(config.text_type, full)), (False, (1.0, 1.0))):
+        if all(map(isclose, found, scales)):
+            return answer
+    expected = f"params.json can only say one of 1, or one of {full:.6g}"
+    raise MmfmtError(_place(config), f"this attention factor cannot be carried: {expected}")
+
+
+def _scales_of(text_type: str, factor: float) -> tuple[float, float]:
+    # latent attention scales whole logits, the rest of their rotated parts included
+    return (1.0, factor**2) if text_type == "mistral4" else (factor, 1.0)
+
+
+def _scales(text_type: str, rope: Mapping[str, Any]) -> tuple[float, float]:
+    """Factor of cosines and sines, and factor of the logits beside it (modeling_mistral4)."""
+    all_dim = rope.get("mscale_all_dim") if text_type == "mistral4" else None
+    return attention_factor(rope), _mscale(rope["factor"], all_dim or 0.0) ** 2
 
 
 def attention_factor(rope: Mapping[str, Any]) -> float:
@@ -91,20 +111,29 @@ def _mscale(factor: float, mscale: float) -> float:
     return 0.1 * mscale * log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def llama_4_scaling(config: HfConfig) -> dict[str, Any] | None:
-    rope = rope_of(config)
+def llama_4_scaling(config: HfConfig, said: Any) -> dict[str, Any] | None:
+    """`llama_4_scaling` of params.json (length in tokens); None for a model without.
+
+    `said` is the section of the same name that config.json may have for vLLM.
+    """
+    rope = _rope_of(config)
     beta = rope.get("llama_4_scaling_beta")
-    if not beta:
-        return None
+    # vLLM's latent attention wants it said even where it is 0 (its adapt_config_dict)
+    if beta == 0 and config.text_type != "mistral4":
+        beta = None
+    found = None if beta is None else _scaling(config, rope, beta)
+    if said is not None and said != found:
+        place = f"{CONFIG}: {config.place('text.llama_4_scaling')}"
+        raise MmfmtError(place, f"{said}, but rope_parameters say {found}", "make them equal")
+    return found
+
+
+def _scaling(config: HfConfig, rope: Mapping[str, Any], beta: float) -> dict[str, Any]:
     original = rope.get("original_max_position_embeddings")
     if original is None:
-        place = f"{CONFIG}: {config.place('text.rope_parameters')}"
-        raise MmfmtError(place, "llama_4_scaling_beta without original_max_position_embeddings")
+        problem = "llama_4_scaling_beta without original_max_position_embeddings"
+        raise MmfmtError(_place(config), problem)
     return {"original_max_position_embeddings": original, "beta": beta}
-
-
-def _or(value: Any, default: float) -> float:
-    return default if value is None else value
 
 
 def _integral(value: float) -> float:
@@ -112,27 +141,28 @@ def _integral(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def rope_parameters(params: Mapping[str, Any]) -> dict[str, Any]:
+def rope_parameters(params: Mapping[str, Any], text_type: str) -> dict[str, Any]:
     """The text model's rope_parameters for transformers 5, from params.json.
 
-    `apply_scale` (true where absent) becomes mscale / mscale_all_dim: 1 and 0 leave the full
-    attention factor, 1 and 1 cancel it (transformers' modeling_rope_utils).
+    Raises MmfmtError for a latent attention without yarn, which transformers cannot run.
     """
-    rope = {"rope_theta": params.get("rope_theta", 10000.0), "rope_type": "default"}
-    said = params.get("yarn") or {}
+    said = params.get("yarn", {})
+    rope = {"rope_theta": params["rope_theta"], "rope_type": "default"}
     if said:
-        rope |= _yarn_parameters(said)
-    if scaling := params.get("llama_4_scaling"):
-        rope |= _llama_4_parameters(scaling, said)
-    if params.get("qk_nope_head_dim"):
+        rope |= _yarn_parameters(said, text_type)
+    elif text_type == "mistral4":
+        raise MmfmtError(
+            f"{PARAMS}: yarn", "is missing: Mistral4 in transformers has no other rope"
+        )
+    if text_type in SCALING_QUERIES:
+        rope |= _query_scaling(params.get("llama_4_scaling", {}))
+    if text_type == "mistral4":
         both = params["qk_nope_head_dim"] + params["qk_rope_head_dim"]
         rope["partial_rotary_factor"] = params["qk_rope_head_dim"] / both
     return rope
 
 
-def _yarn_parameters(said: Mapping[str, Any]) -> dict[str, Any]:
-    if unknown := said.keys() - YARN_FIELDS:
-        raise MmfmtError(f"{PARAMS}: yarn.{min(unknown)}", "is not known", "remove it")
+def _yarn_parameters(said: Mapping[str, Any], text_type: str) -> dict[str, Any]:
     return {
         "rope_type": "yarn",
         "type": "yarn",
@@ -140,15 +170,23 @@ def _yarn_parameters(said: Mapping[str, Any]) -> dict[str, Any]:
         "original_max_position_embeddings": said["original_max_position_embeddings"],
         "beta_fast": float(said.get("beta", 32)),
         "beta_slow": float(said.get("alpha", 1)),
-        "mscale": 1.0,
-        "mscale_all_dim": 0.0 if said.get("apply_scale", True) else 1.0,
+        **_mscales(said.get("apply_scale", True), text_type),
     }
 
 
-def _llama_4_parameters(scaling: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    original = scaling["original_max_position_embeddings"]
-    if said and said["original_max_position_embeddings"] != original:
-        place = f"{PARAMS}: llama_4_scaling.original_max_position_embeddings"
-        expected = said["original_max_position_embeddings"]
-        raise MmfmtError(place, f"{original}, but config.json has one for it and yarn: {expected}")
-    return {"original_max_position_embeddings": original, "llama_4_scaling_beta": scaling["beta"]}
+def _mscales(apply_scale: bool, text_type: str) -> dict[str, float]:
+    """The inverse of `_apply_scale`: in all but latent attention 1 and 1 cancel each other."""
+    if text_type != "mistral4":
+        return {"mscale": 1.0, "mscale_all_dim": 0.0 if apply_scale else 1.0}
+    if apply_scale:
+        return {"mscale": 1.0, "mscale_all_dim": 1.0}
+    return {"mscale": 1.0, "mscale_all_dim": 0.0, "attention_factor": 1.0}
+
+
+def _query_scaling(scaling: Mapping[str, Any]) -> dict[str, Any]:
+    if not scaling:
+        return {"llama_4_scaling_beta": 0.0}
+    return {
+        "original_max_position_embeddings": scaling["original_max_position_embeddings"],
+        "llama_4_scaling_beta": scaling["beta"],
+    }

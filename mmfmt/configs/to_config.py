@@ -3,11 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmfmt.configs.hf import DEFAULT_TEXT, EXTRAS, MULTIMODAL, PARAMS, SECTIONS
+from mmfmt.configs.fields import Field, holds, json_path, native_defaults, rows, rows_of
+from mmfmt.configs.hf import DEFAULT_TEXT, EXTRAS, MULTIMODAL, PARAMS, HfConfig
 from mmfmt.configs.rope import rope_parameters
+from mmfmt.configs.to_params import nest, own_fields
+from mmfmt.configs.window import window_keys
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
-from mmfmt.schemas import table
+from mmfmt.schemas import validate
+
+Params = Mapping[str, Any]
 
 ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
@@ -23,194 +28,141 @@ ARCHITECTURES = {
 _POSITIONS = 128_000
 # without a version from 5 on, transformers warns of a wrong tokenizer pattern
 _VERSION = "5.0.0"
-_ENCODERS = {"voxtral": "voxtral_encoder", "voxtral_realtime": "voxtral_realtime_encoder"}
 _QUANTIZATION = ("quantization", "quantization_config")
+# of every tekken.json
+_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 11}
 
 
 def to_config(
-    params: Mapping[str, Any], dtype: str | None = None, ids: Mapping[str, int] | None = None
+    params: Params, dtype: str | None = None, ids: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """config.json without `quantization_config`, for transformers 5 and vLLM's HF loader.
 
     `dtype` is that of the unquantized weights, where params.json does not say; `ids` are those
-    of the tokens that begin, end and pad a text (`bos_token_id`, ...). Fields that no
-    class has a place for are kept under `mistral_extras`. Raises MmfmtError for a model that
-    no class of transformers can be, and for a field that is missing.
+    of the tokens that begin, end and pad a text (`bos_token_id`, ...; 1, 2 and 11 if None).
+    Where params.json is silent on max_position_embeddings (in tokens), the length its yarn
+    reaches stands in, else 128000, as in vLLM. Fields that no class has a place for are kept
+    under `mistral_extras`. Raises MmfmtError for a model that no class of transformers can be,
+    and for a field that is missing or that config.json cannot say.
     """
-    params = _plain(params)
-    model_type = model_type_of(params)
-    text_type = _text_type(params, model_type)
-    kinds = {model_type, text_type}
-    values = flatten(params)
-    config: dict[str, Any] = {}
-    for path, value in _written(values, kinds, model_type):
-        _put(config, path, value, model_type)
-    for path, value in _made(params, model_type, text_type, dtype):
-        _put(config, path, value, model_type)
-    for name, value in (ids or {}).items():
-        _put(config, f"text.{name}", value, model_type)
-    extras = _left_over(params, kinds)
-    head = {"architectures": [ARCHITECTURES[model_type]], "model_type": model_type}
+    said = _plain(params)
+    validate(said, "params", PARAMS)
+    model_type = model_type_of(said)
+    text_type = DEFAULT_TEXT[model_type] if _hears(said) else _text_model_type(said)
+    given = {"dtype": dtype, "max_position_embeddings": _positions(said), **said}
+    config = {"architectures": [ARCHITECTURES[model_type]], "model_type": model_type}
+    for path, value in _entries(given, model_type, text_type, _IDS if ids is None else ids):
+        _put(config, json_path(path, model_type in MULTIMODAL), value)
+    extras = _extras(flatten(said), HfConfig(config))
     tail = {EXTRAS: extras} if extras else {}
-    return {**head, **config, **tail, "transformers_version": _VERSION}
+    return {**config, **tail, "transformers_version": _VERSION}
 
 
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(params: Params) -> dict[str, Any]:
     """Params without nulls, quantization, and older spellings of sections."""
-    kept = {key: _without_nulls(value) for key, value in params.items() if value is not None}
-    vision = kept.get("multimodal", {})
-    if "hidden_size" in vision:  # the vision encoder's fields, flat (vLLM takes them from there)
+    kept = _without_nulls(params)
+    if "hidden_size" in kept.get("multimodal", {}):  # vLLM takes the vision encoder from there
         kept["vision_encoder"] = kept.pop("multimodal")
+    if "_sliding_window" in kept:  # hidden from older readers (mistral-inference)
+        kept["sliding_window"] = kept.pop("_sliding_window")
     return {key: value for key, value in kept.items() if key not in _QUANTIZATION}
 
 
-def _without_nulls(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+def _without_nulls(value: Params) -> dict[str, Any]:
+    kept = {key: inner for key, inner in value.items() if inner is not None}
+    return {k: _without_nulls(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
-def model_type_of(params: Mapping[str, Any]) -> str:
+def _hears(params: Params) -> bool:
+    return "whisper_model_args" in params.get("multimodal", {})
+
+
+def model_type_of(params: Params) -> str:
     """The model_type of the class that a model with these params is, by content."""
-    if "whisper_model_args" in params.get("multimodal", {}):
-        encoder = params["multimodal"]["whisper_model_args"].get("encoder_args", {})
-        return "voxtral_realtime" if encoder.get("causal") else "voxtral"
+    if not _hears(params):
+        return (
+            _vision_model_type(params) if "vision_encoder" in params else _text_model_type(params)
+        )
     if "vision_encoder" in params:
-        return "mistral3" if params["vision_encoder"].get("mm_projector_id") else "llava"
-    return _text_model_type(params)
+        raise MmfmtError(f"{PARAMS}: vision_encoder", "no class both sees and hears")
+    encoder = params["multimodal"]["whisper_model_args"].get("encoder_args", {})
+    return "voxtral_realtime" if encoder.get("causal") else "voxtral"
 
 
-def _text_model_type(params: Mapping[str, Any]) -> str:
-    moe = params.get("moe", {})
-    if params.get("qk_nope_head_dim"):
-        if moe.get("num_shared_experts"):
+def _vision_model_type(params: Params) -> str:
+    return "mistral3" if params["vision_encoder"].get("mm_projector_id") else "llava"
+
+
+def _text_model_type(params: Params) -> str:
+    if "qk_nope_head_dim" in params:
+        if params.get("moe", {}).get("num_shared_experts"):
             return "mistral4"
         problem = "no class of transformers has latent attention without shared experts"
         raise MmfmtError(f"{PARAMS}: moe.num_shared_experts", problem)
-    if moe:
+    if "moe" in params:
         return "mixtral"
     return "ministral3" if "yarn" in params or "llama_4_scaling" in params else "mistral"
 
 
-def _text_type(params: Mapping[str, Any], model_type: str) -> str:
-    if model_type in ("voxtral", "voxtral_realtime"):
-        return DEFAULT_TEXT[model_type]
-    return _text_model_type(params)
+def _positions(params: Params) -> int:
+    yarn = params.get("yarn")
+    reached = yarn["factor"] * yarn["original_max_position_embeddings"] if yarn else _POSITIONS
+    # other names of native files for the same length
+    return int(params.get("max_seq_len", params.get("model_max_length", reached)))
 
 
-def _fields(kinds: set[str]) -> Iterator[Mapping[str, Any]]:
-    for field in table("fields")["field"]:
-        if kinds & set(field.get("when", kinds)):
-            yield field
-
-
-def _written(
-    values: Mapping[str, Any], kinds: set[str], model_type: str
+def _entries(
+    params: Params, model_type: str, text_type: str, ids: Mapping[str, int]
 ) -> Iterator[tuple[str, Any]]:
-    """(path in config.json, value) of every field that is written as it stands."""
-    for field in _fields(kinds):
-        paths = field.get("write", field.get("hf", [])[:1])
-        value = values.get(field["native"], _default(field, kinds))
-        if value is None and paths and not _may_lack(field):
-            raise MmfmtError(f"{PARAMS}: {field['native']}", "is missing")
-        yield from ((path, value) for path in paths if value is not None)
-
-
-def _default(field: Mapping[str, Any], kinds: set[str]) -> Any:
-    # where a native reader has a default of its own, silence means that
-    if "native_default" in field:
-        return field["native_default"]
-    return next((v for kind, v in field.get("defaults", {}).items() if kind in kinds), None)
-
-
-def _may_lack(field: Mapping[str, Any]) -> bool:
-    return any(field.get(column) for column in ("optional", "computed", "computed_native"))
-
-
-def _made(
-    params: Mapping[str, Any], model_type: str, text_type: str, dtype: str | None
-) -> Iterator[tuple[str, Any]]:
-    """(path, value) of what stands otherwise in config.json, or only there."""
-    if params.get("dtype", dtype):
-        yield "dtype", params.get("dtype", dtype)
-    yield "text.rope_parameters", rope_parameters(params)
-    yield "text.max_position_embeddings", _positions(params)
-    yield "text.hidden_act", "silu"
-    yield from _sliding_window(params, text_type)
+    """(table path, value) of all that config.json says, in its order."""
+    kinds = {model_type, text_type}
     if model_type in MULTIMODAL:
         yield "text.model_type", text_type
-        yield "projector_hidden_act", "gelu"
-    if "vision_encoder" in params:
-        yield from _vision(params["vision_encoder"], model_type)
-    if model_type in _ENCODERS:
-        yield "audio.model_type", _ENCODERS[model_type]
-    if model_type == "voxtral":
-        yield "audio_token_id", 24  # [AUDIO] in every tekken.json that has it
+    yield from ((f"text.{name}", number) for name, number in ids.items())
+    for row in rows_of(kinds):
+        yield from _entries_of(row, flatten(params))
+        if row["native"] == "sliding_window":
+            yield from window_keys(params, model_type)
+    yield from ((r["hf"], r["values"][0]) for r in rows_of(kinds, "assumed") if r.get("write"))
+    yield "text.rope_parameters", rope_parameters(params, text_type)
+    yield from _for_vllm(params)
+    if vision := params.get("vision_encoder"):
+        yield "vision.head_dim", vision["hidden_size"] // vision["num_attention_heads"]
 
 
-def _positions(params: Mapping[str, Any]) -> int:
-    yarn = params.get("yarn", {})
-    reached = yarn["factor"] * yarn["original_max_position_embeddings"] if yarn else _POSITIONS
-    said = (
-        params.get(key) for key in ("max_position_embeddings", "max_seq_len", "model_max_length")
-    )
-    return int(next((value for value in said if value), reached))
+def _entries_of(row: Field, values: Params) -> Iterator[tuple[str, Any]]:
+    """(table path, value) of a field that is written as it stands."""
+    paths = row.get("write", row.get("hf", [])[:1])
+    value = values.get(row["native"], row.get("native_default"))
+    if value is None and "hf" in row and not row.get("optional"):
+        raise MmfmtError(f"{PARAMS}: {row['native']}", "is missing")
+    if value is not None or row.get("null"):
+        yield from ((path, value) for path in paths)
 
 
-def _sliding_window(params: Mapping[str, Any], text_type: str) -> Iterator[tuple[str, Any]]:
-    """An explicit null where there is none: MistralConfig's default is 4096."""
-    said = params.get("sliding_window", params.get("_sliding_window"))
-    if not isinstance(said, list):
-        yield "text.sliding_window", said
-        return
-    windows = said * (params["n_layers"] // len(said))
-    kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
-    yield "text.sliding_window", next((window for window in said if window), None)
-    yield "text.layer_types", kinds
+def _for_vllm(params: Params) -> Iterator[tuple[str, Any]]:
+    # vLLM does not read rope_parameters.llama_4_scaling_beta (its issue 48621)
+    if scaling := params.get("llama_4_scaling"):
+        yield "text.llama_4_scaling", scaling
 
 
-def _vision(vision: Mapping[str, Any], model_type: str) -> Iterator[tuple[str, Any]]:
-    yield "vision.model_type", "pixtral"
-    yield "vision.hidden_act", "silu"  # what native readers compute; the class default is gelu
-    yield "vision.rope_parameters.rope_type", "default"
-    yield "vision.head_dim", vision["hidden_size"] // vision["num_attention_heads"]
-    yield "vision_feature_layer", -1
-    if model_type == "llava":
-        yield "vision_feature_select_strategy", "full"
-        yield "image_seq_length", 1
-
-
-def _put(config: dict[str, Any], path: str, value: Any, model_type: str) -> None:
-    """Set a table path; the text model of a text-only config is the top level."""
-    section, _, rest = path.partition(".")
-    names = {short: name for name, short in SECTIONS.items()}
-    if section == "text" and model_type not in MULTIMODAL:
-        keys = rest.split(".")
-    else:
-        keys = [names[section], *rest.split(".")] if section in names else path.split(".")
+def _put(config: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         config = config.setdefault(key, {})
     config[keys[-1]] = value
 
 
-def _left_over(params: Mapping[str, Any], kinds: set[str]) -> dict[str, Any]:
-    """The params that config.json has no place for, nested as they were."""
-    known = {field["native"] for field in _fields(kinds) if _carried(field, params)}
-    return _without(params, known, "")
+def _extras(said: Params, config: HfConfig) -> dict[str, Any]:
+    """The params that the way back would not give; those it would change cannot be carried."""
+    back = own_fields(config, has_output=True)
+    for path, value in said.items():
+        known = back.get(path, native_defaults().get(path))
+        if known != value and _has_meaning(path):
+            problem = f"{value!r} cannot be carried: {config.model_type} of transformers"
+            raise MmfmtError(f"{PARAMS}: {path}", f"{problem} has {known!r} or no place for it")
+    return nest({path: value for path, value in said.items() if back.get(path) != value})
 
 
-def _carried(field: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    return "constant" not in field or flatten(params).get(field["native"]) == field["constant"]
-
-
-def _without(body: Mapping[str, Any], known: set[str], prefix: str) -> dict[str, Any]:
-    left: dict[str, Any] = {}
-    for key, value in body.items():
-        if prefix + key in known:
-            continue
-        if isinstance(value, Mapping):
-            if inner := _without(value, known, f"{prefix}{key}."):
-                left[key] = inner
-        else:
-            left[key] = value
-    return left
+def _has_meaning(path: str) -> bool:
+    """Whether a field says something of the weights or the arithmetic, as far as is known."""
+    return any(holds(row, path) and "supplied" not in row for row in rows())

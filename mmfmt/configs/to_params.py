@@ -1,15 +1,15 @@
 """config.json to params.json, by the field table; each step is a pure function of a dict."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmfmt.configs.hf import CONFIG, EXTRAS, VISION, HfConfig, text_path
+from mmfmt.configs.fields import Field, by_kind, rows_of, text_path
+from mmfmt.configs.hf import CONFIG, EXTRAS, HfConfig
 from mmfmt.configs.rope import llama_4_scaling, yarn
+from mmfmt.configs.window import sliding_window
 from mmfmt.errors import MmfmtError
+from mmfmt.layout import flatten
 from mmfmt.schemas import table
-
-# sliding_window of text classes where config.json is silent
-_WINDOWS = {"mistral": 4096, "voxtral_realtime_text": 8192}
 
 
 def to_params(config: HfConfig, has_output: bool) -> dict[str, Any]:
@@ -19,66 +19,65 @@ def to_params(config: HfConfig, has_output: bool) -> dict[str, Any]:
     embeddings where the config is silent. Raises MmfmtError for a value that params.json
     cannot carry.
     """
+    return nest(_with_extras(own_fields(config, has_output), config))
+
+
+def own_fields(config: HfConfig, has_output: bool) -> dict[str, Any]:
+    """The fields of params.json that config.json has a place for, by path; else as `to_params`."""
     _check_assumed(config)
-    _check_head_dim(config)
+    _check_vision_heads(config)
     _check_unknown(config)
-    params: dict[str, Any] = {}
-    for field in _fields(config):
-        value = _field_value(field, config, has_output)
-        if value is not None:
-            _put(params, field["native"], value)
-    return _merged(params, config.body.get(EXTRAS) or {})
+    found = {row["native"]: _value(row, config, has_output) for row in rows_of(config.kinds)}
+    return {path: value for path, value in flatten(found).items() if value is not None}
 
 
-def _merged(params: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
-    """Params with the fields that only `mistral_extras` tells; those say more than constants."""
-    merged = dict(params)
-    for key, value in extras.items():
-        inside = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if inside else value
-    return merged
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted path as nested objects: the inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *sections, key = path.split(".")
+        holder = nested
+        for section in sections:
+            holder = holder.setdefault(section, {})
+        holder[key] = value
+    return nested
 
 
-def _fields(config: HfConfig) -> Iterator[Mapping[str, Any]]:
-    for field in table("fields")["field"]:
-        if config.kinds & set(field.get("when", config.kinds)):
-            yield field
+def _with_extras(fields: dict[str, Any], config: HfConfig) -> dict[str, Any]:
+    """Fields and those that only `mistral_extras` has; it must not contradict the rest."""
+    supplied = {r["native"]: r["supplied"] for r in rows_of(config.kinds) if "supplied" in r}
+    extras = flatten(config.body.get(EXTRAS) or {})
+    for path, value in extras.items():
+        related = {known: said for known, said in fields.items() if _related(known, path)}
+        if related not in ({}, {path: value}):
+            place, said = f"{CONFIG}: {EXTRAS}.{path}", next(iter(related.values()))
+            raise MmfmtError(place, f"{value!r}, but the rest of the file says {said!r}")
+    return {**fields, **supplied, **extras}
 
 
-def _field_value(field: Mapping[str, Any], config: HfConfig, has_output: bool) -> Any:
-    if "constant" in field:
-        return field["constant"]
-    if field.get("computed"):
-        return _computed(field["native"], config, has_output)
-    value = config.first(field["hf"])
-    if value is None:
-        defaults = field.get("defaults", {})
-        value = next((v for kind, v in defaults.items() if kind in config.kinds), None)
-    if value is None and not field.get("optional"):
-        raise MmfmtError(f"{CONFIG}: {config.place(field['hf'][0])}", "is missing")
+def _related(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one lies inside the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _value(row: Field, config: HfConfig, has_output: bool) -> Any:
+    if "hf" not in row:
+        return row.get("constant") if row.get("constant") != row.get("native_default") else None
+    if row.get("computed") == "tied":
+        return _tied(config, has_output)
+    value = _stated(row, config)
+    if "computed" in row:
+        value = _COMPUTED[row["computed"]](config, value)
+    if value is None and not row.get("optional"):
+        raise MmfmtError(f"{CONFIG}: {config.place(row['hf'][0])}", "is missing")
     return value
 
 
-def _computed(native: str, config: HfConfig, has_output: bool) -> Any:
-    if native == "head_dim":
-        return _head_dim(config)
-    if native.endswith("encoder_args.head_dim"):
-        return config.get("audio.head_dim") or _quotient(config, "audio")
-    if native.endswith("encoder_args.n_kv_heads"):
-        heads = config.get("audio.num_attention_heads")
-        return config.get("audio.num_key_value_heads", heads)
-    if native == "tied_embeddings":
-        return _tied(config, has_output)
-    if native == "sliding_window":
-        return _sliding_window(config)
-    return yarn(config) if native == "yarn" else llama_4_scaling(config)
-
-
-def _put(params: dict[str, Any], path: str, value: Any) -> None:
-    *sections, key = path.split(".")
-    for section in sections:
-        params = params.setdefault(section, {})
-    params[key] = value
+def _stated(row: Field, config: HfConfig) -> Any:
+    value = config.first(row["hf"])
+    if value is None and not any(map(config.states, row["hf"])):
+        value = by_kind(row.get("defaults", {}), config.kinds)
+    return value
 
 
 def _quotient(config: HfConfig, section: str) -> int:
@@ -89,54 +88,62 @@ def _quotient(config: HfConfig, section: str) -> int:
     return int(hidden // heads)
 
 
-def _head_dim(config: HfConfig) -> int:
-    if said := config.get("text.head_dim"):
-        return int(said)
-    if config.get("text.qk_nope_head_dim"):
-        return int(config.get("text.qk_nope_head_dim") + config.get("text.qk_rope_head_dim"))
-    return _quotient(config, "text")
+def _head_dim(config: HfConfig, said: int | None) -> int:
+    if config.text_type == "mistral4":  # whose class takes no other
+        parts = ("text.qk_nope_head_dim", "text.qk_rope_head_dim")
+        return sum(int(config.get(part, 0)) for part in parts)
+    return said or _quotient(config, "text")
+
+
+def _audio_head_dim(config: HfConfig, said: int | None) -> int:
+    if config.model_type == "voxtral":
+        return _same(config, "audio.head_dim", said, _quotient(config, "audio"))
+    return said or _quotient(config, "audio")
+
+
+def _audio_kv_heads(config: HfConfig, said: int | None) -> int:
+    heads = config.get("audio.num_attention_heads", 0)
+    return _same(config, "audio.num_key_value_heads", said, heads)
+
+
+def _same(config: HfConfig, path: str, said: int | None, value: int) -> int:
+    if said not in (None, value):
+        place = f"{CONFIG}: {config.place(path)}"
+        raise MmfmtError(place, f"{said} cannot be carried: transformers takes {value}")
+    return value
+
+
+def _downsample_factor(config: HfConfig, wide: int | None) -> int:
+    # the projector of Voxtral takes rows of intermediate_size, whole frames of hidden_size
+    hidden = config.get("audio.hidden_size")
+    if not wide or not hidden or wide % hidden:
+        place = f"{CONFIG}: {config.place('audio.intermediate_size')}"
+        raise MmfmtError(place, f"{wide} is no multiple of hidden_size, {hidden}")
+    return int(wide // hidden)
+
+
+_COMPUTED: Mapping[str, Callable[[HfConfig, Any], Any]] = {
+    "head_dim": _head_dim,
+    "window": sliding_window,
+    "yarn": lambda config, _: yarn(config),
+    "llama_4_scaling": llama_4_scaling,
+    "audio_head_dim": _audio_head_dim,
+    "audio_kv_heads": _audio_kv_heads,
+    "downsample_factor": _downsample_factor,
+}
 
 
 def _tied(config: HfConfig, has_output: bool) -> bool:
     # the top level decides in transformers; the class default changed with its versions
-    said = config.get("tie_word_embeddings", config.get("text.tie_word_embeddings"))
+    top, text = config.get("tie_word_embeddings"), config.get("text.tie_word_embeddings")
+    if config.model_type == "llava":  # LlavaConfig ties if either says so
+        return bool(top or text) if (top, text) != (None, None) else not has_output
+    said = text if top is None else top
     return not has_output if said is None else bool(said)
 
 
-def _sliding_window(config: HfConfig) -> Any:
-    default = _WINDOWS.get(config.text_type)
-    # null and absent differ here
-    said = config.body["text_config"] if config.multimodal else config.body
-    window = said.get("sliding_window", default)
-    types = config.get("text.layer_types")
-    return window if window is None or not types else _window_pattern(config, window, types)
-
-
-def _window_pattern(config: HfConfig, window: int, types: list[str]) -> Any:
-    if unknown := set(types) - {"full_attention", "sliding_attention"}:
-        place = f"{CONFIG}: {config.place('text.layer_types')}"
-        raise MmfmtError(place, f"{unknown.pop()!r} cannot be carried to params.json")
-    windows = [window if kind == "sliding_attention" else None for kind in types]
-    if set(windows) == {window}:
-        return window
-    return None if set(windows) == {None} else _shortest_period(windows)
-
-
-def _shortest_period(windows: list[int | None]) -> list[int | None]:
-    # native files give one period of the pattern, repeated over the layers
-    count = len(windows)
-    periods = (n for n in range(1, count + 1) if count % n == 0)
-    return next(windows[:n] for n in periods if windows[:n] * (count // n) == windows)
-
-
-def _assumed(config: HfConfig) -> Iterator[Mapping[str, Any]]:
-    for rule in table("fields")["assumed"]:
-        if config.kinds & set(rule.get("when", config.kinds)):
-            yield rule
-
-
 def _check_assumed(config: HfConfig) -> None:
-    for rule in _assumed(config):
+    for rule in rows_of(config.kinds, "assumed"):
         value = config.get(rule["hf"], rule.get("absent"))
         if value not in rule["values"]:
             place = f"{CONFIG}: {config.place(rule['hf'])}"
@@ -145,9 +152,9 @@ def _check_assumed(config: HfConfig) -> None:
             raise MmfmtError(place, problem)
 
 
-def _check_head_dim(config: HfConfig) -> None:
+def _check_vision_heads(config: HfConfig) -> None:
     said = config.get("vision.head_dim")
-    if config.model_type in VISION and said is not None and said != _quotient(config, "vision"):
+    if "vision_config" in config.body and said not in (None, _quotient(config, "vision")):
         place = f"{CONFIG}: {config.place('vision.head_dim')}"
         problem = f"{said} cannot be carried: native readers take hidden_size / heads"
         raise MmfmtError(place, f"{problem} = {_quotient(config, 'vision')}")
@@ -155,8 +162,9 @@ def _check_head_dim(config: HfConfig) -> None:
 
 def _check_unknown(config: HfConfig) -> None:
     known = set(table("fields")["hf_only"]["paths"])
-    known |= {path for field in _fields(config) for path in field.get("hf", [])}
-    known |= {rule["hf"] for rule in _assumed(config)}
+    for row in rows_of(config.kinds):
+        known |= {*row.get("hf", ()), *row.get("reads", ())}
+    known |= {rule["hf"] for rule in rows_of(config.kinds, "assumed")}
     if not config.multimodal:
         known = {text_path(path) for path in known}
     for path in config.values:

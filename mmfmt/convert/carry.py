@@ -15,7 +15,7 @@ from mmfmt.schemas import table
 
 @dataclass(frozen=True)
 class Carried:
-    """A parameter as it stands in the other layout.
+    """A parameter as it stands in the other layout, of the same dtype.
 
     `reciprocal` means one over each value: a multiplier becomes a divisor.
     """
@@ -91,8 +91,25 @@ def _block_action(parameter: Parameter, scheme: Scheme, head_dim: int) -> RowAct
     return NONE
 
 
-def repacks(module: Module, parameter: Parameter, scheme: Scheme | None, symbols: Symbols) -> bool:
-    """Whether a parameter lies in the old padded packing."""
+@dataclass(frozen=True)
+class Repacking:
+    """From the old padded packing to the dense one, along `axis`; `shape` comes out."""
+
+    axis: int
+    bits: int
+    count: int
+    shape: tuple[int, ...]
+
+
+def repacking(
+    module: Module, parameter: Parameter, scheme: Scheme | None, symbols: Symbols
+) -> Repacking | None:
+    """How a parameter in the old padded packing is packed anew; None for any other."""
     if scheme is None or packing_of(module, scheme, symbols) != PADDED:
-        return False
-    return PADDED in scheme.parameters.get(parameter.suffix, {})
+        return None
+    if PADDED not in scheme.parameters.get(parameter.suffix, {}):
+        return None
+    axis = table("suffixes")[parameter.suffix]["packed"]
+    size = module.row.weight_shape(symbols)
+    shape = scheme.expected(size)[parameter.suffix][1]
+    return Repacking(axis, scheme.bits, size[axis], shape)

@@ -126,8 +126,9 @@ def _check_shard(path: Path, header: Header) -> None:
 
 def _transfer(segment: Segment, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
     source.seek(segment.offset)
-    copies = isinstance(segment, Copy)
-    return _copy(segment, source, out) if copies else _blocks(segment, source, out)
+    if isinstance(segment, Copy):
+        return _copy(segment, source, out)
+    return _blocks(segment, source, out)
 
 
 def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:

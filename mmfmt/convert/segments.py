@@ -42,7 +42,7 @@ def _axis(step: Step) -> int:
 
 
 def _shifted(step: Step) -> Step:
-    return replace(step, axis=_axis(step) - 1)
+    return replace(step, axis=step.axis - 1) if isinstance(step, Reorder | Unpack | Pack) else step
 
 
 def _one_head(step: Step) -> Step:

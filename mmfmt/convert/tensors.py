@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmfmt.checkpoint import Module, Parameter
-from mmfmt.convert.carry import Carried, carry, row_action
+from mmfmt.convert.carry import Carried, Repacking, carry, repacking, row_action
 from mmfmt.convert.plan import Copy, Dropped, PlannedTensor
 from mmfmt.convert.segments import segment
 from mmfmt.convert.steps import Order, Pack, Reciprocal, Reorder, Step, Unpack
@@ -12,7 +12,8 @@ from mmfmt.errors import MmfmtError
 from mmfmt.header import nbytes
 from mmfmt.model import Model
 from mmfmt.naming import Naming
-from mmfmt.quantization import Scheme
+from mmfmt.quantization import Scheme, packing_of
+from mmfmt.quantization.scheme import PADDED
 from mmfmt.reader import Reader
 
 
@@ -56,11 +57,25 @@ class Transfer:
     @property
     def dropped(self) -> tuple[Dropped, ...]:
         """Tensors of the source that the target layout has no use for."""
-        return ()
+        return tuple(Dropped(e.name, e.reason) for e in self.model.checkpoint.extras)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return ()
+        """What the target's readers will not do with it."""
+        return (*self._unread(), *self._padded())
+
+    def _unread(self) -> Iterator[str]:
+        if reason := self.target.naming.family.unread.get(self.target.label):
+            yield reason
+
+    def _padded(self) -> Iterator[str]:
+        for module in self.model.checkpoint.modules.values():
+            scheme = self.model.scheme_of_quantized(module)
+            old = scheme and packing_of(module, scheme, self.model.symbols) == PADDED
+            if old and not self.repack:
+                problem = "has the padded packing of compressed-tensors <= 0.17"
+                yield f"{module.name}.weight_packed {problem}; --repack writes today's"
+                return
 
     def groups(self) -> list[list[PlannedTensor]]:
         """The output tensors, shard by shard as in the source, in the order of its bytes."""
@@ -74,16 +89,18 @@ class Transfer:
         scheme = self.model.scheme_of_quantized(module)
         carried = carry(parameter, scheme, self.target.label)
         suffix = self.target.suffix(module, carried)
+        repack = self._repacking(module, parameter, scheme)
         steps = [*self._row_steps(module, parameter, suffix, scheme)]
+        steps = _packed_anew(steps, repack) if repack else steps
         if carried.reciprocal:
             steps.append(Reciprocal())
-        dtype = parameter.entry.dtype
-        length = nbytes(dtype, carried.shape) or 0
+        dtype, shape = parameter.entry.dtype, repack.shape if repack else carried.shape
+        length = nbytes(dtype, shape) or 0
         return PlannedTensor(
             name=f"{self.target.naming.module(match.row, match.slots)}.{suffix}",
             source_name=parameter.name,
             dtype=dtype,
-            shape=carried.shape,
+            shape=shape,
             segments=(segment(self._copy(parameter), parameter.entry, steps, length),),
         )
 
@@ -104,6 +121,11 @@ class Transfer:
         start = weights.headers[parameter.shard].data_start + entry.start
         return Copy(str(weights.path(parameter.shard)), start, entry.nbytes)
 
+    def _repacking(
+        self, module: Module, parameter: Parameter, scheme: Scheme | None
+    ) -> Repacking | None:
+        return repacking(module, parameter, scheme, self.model.symbols) if self.repack else None
+
     def _row_steps(
         self, module: Module, parameter: Parameter, suffix: str, scheme: Scheme | None
     ) -> Iterator[Step]:
@@ -122,3 +144,11 @@ class Transfer:
         yield Unpack(action.axis, action.bits, heads * head_dim, action.packing)
         yield reorder
         yield Pack(action.axis, action.bits, action.packing)
+
+
+def _packed_anew(steps: list[Step], repack: Repacking) -> list[Step]:
+    """The steps on rows, with words packed densely: an old pack at the end gives way."""
+    dense = Pack(repack.axis, repack.bits, "dense")
+    if steps and isinstance(steps[-1], Pack):
+        return [*steps[:-1], dense]
+    return [*steps, Unpack(repack.axis, repack.bits, repack.count, "padded"), dense]

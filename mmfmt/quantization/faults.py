@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mmfmt.checkpoint import FLOATS, Module
 from mmfmt.layout import Symbols
-from mmfmt.quantization.scheme import DENSE, POSSIBLE, Expected, Scheme, same_vector
+from mmfmt.quantization.scheme import DENSE, Expected, Scheme, same_vector
 
 Faults = Iterator[tuple[str, str]]
 
@@ -14,11 +14,13 @@ def module_faults(module: Module, scheme: Scheme | None, symbols: Symbols) -> Fa
 
     `scheme` is None for an unquantized module.
     """
+    if module.row.kind == "attention":  # scales of the kv cache: one, or one a head
+        return
     shape = module.row.weight_shape(symbols)
     if scheme is None:
         yield from _parameter_faults(module, None, _unquantized(module, symbols))
         return
-    expected = scheme.expected(*shape, packing=packing_of(module, scheme, symbols))
+    expected = scheme.expected(shape, packing_of(module, scheme, symbols))
     if "bias" in module.parameters:
         expected["bias"] = (FLOATS, shape[:1])
     yield from _division_faults(scheme, shape[1])
@@ -28,7 +30,7 @@ def module_faults(module: Module, scheme: Scheme | None, symbols: Symbols) -> Fa
 def _unquantized(module: Module, symbols: Symbols) -> Expected:
     shape = module.row.weight_shape(symbols)
     expected: Expected = {"weight": (FLOATS, shape)}
-    if module.row.bias and symbols.get(module.row.bias):
+    if module.row.has_bias(symbols):
         expected["bias"] = (FLOATS, shape[:1])
     return expected
 
@@ -37,7 +39,7 @@ def packing_of(module: Module, scheme: Scheme, symbols: Symbols) -> str:
     """How values lie in the words of a packed module: `dense` or `padded`."""
     packed = module.parameters.get("weight_packed")
     shape = module.row.weight_shape(symbols)
-    return scheme.packing(packed.entry.shape, *shape) if packed else DENSE
+    return scheme.packing(packed.entry.shape, shape) if packed else DENSE
 
 
 def _division_faults(scheme: Scheme, into: int) -> Faults:
@@ -50,9 +52,7 @@ def _parameter_faults(module: Module, scheme: Scheme | None, expected: Expected)
         scheme.canonical(suffix) if scheme else suffix: parameter.entry
         for suffix, parameter in module.parameters.items()
     }
-    possible = (
-        {s for s, c in scheme.parameters.items() if c.get("when") == POSSIBLE} if scheme else set()
-    )
+    possible = scheme.possible if scheme else set()
     for suffix in expected.keys() - found.keys() - possible:
         yield suffix, "is missing"
     for suffix in found.keys() - expected.keys():

@@ -36,6 +36,8 @@ class Quantization:
 
     def scheme_of(self, module: Module) -> Scheme | None:
         """The scheme that targets a linear module: by exact name, by regex, by class."""
+        if module.row.kind not in LINEAR_KINDS:
+            return None
         for kind in self._kinds(module):
             for scheme in self.schemes:
                 if any(kind(target) for target in scheme.targets):
@@ -46,7 +48,7 @@ class Quantization:
         names = self._known_names(module)
         yield lambda target: target in names
         yield lambda target: target.startswith("re:") and any(matches(target, n) for n in names)
-        yield lambda target: target == "Linear" and module.row.kind in LINEAR_KINDS
+        yield lambda target: target == "Linear"
 
     def _known_names(self, module: Module) -> list[str]:
         """Every name under which a config may mean the module, whatever its prefix generation."""

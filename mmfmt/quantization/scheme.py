@@ -52,6 +52,11 @@ class Scheme:
         columns = table("schemes")[self.format]["parameters"]
         return {suffix: self._chosen(c) for suffix, c in columns.items() if self._applies(c)}
 
+    @property
+    def possible(self) -> set[str]:
+        """Parameters that may be absent."""
+        return {s for s, columns in self.parameters.items() if columns.get("when") == POSSIBLE}
+
     def _chosen(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**columns, **columns.get(self.strategy, {})}
 
@@ -65,9 +70,9 @@ class Scheme:
             "local": self.local_input,
         }[columns.get("when", "always")]
 
-    def expected(self, out: int, into: int, packing: str = DENSE) -> Expected:
-        """Dtypes and shape by suffix of a module whose unquantized weight is [out, into]."""
-        symbols = self._symbols(out, into)
+    def expected(self, size: tuple[int, ...], packing: str = DENSE) -> Expected:
+        """Dtypes and shape by suffix of a module whose unquantized weight is [out, in]."""
+        symbols = self._symbols(*size)
         shapes = {
             suffix: columns.get(packing, columns["shape"])
             for suffix, columns in self.parameters.items()
@@ -84,9 +89,9 @@ class Scheme:
         groups = evaluate(table("schemes")["strategies"][self.strategy], symbols)
         return symbols | {"groups": groups}
 
-    def packing(self, packed_shape: tuple[int, ...], out: int, into: int) -> str:
+    def packing(self, packed_shape: tuple[int, ...], size: tuple[int, ...]) -> str:
         """`dense`, or `padded` where weight_packed has the shape of compressed-tensors <= 0.17."""
-        shapes = (self.expected(out, into, p).get("weight_packed") for p in (DENSE, PADDED))
+        shapes = (self.expected(size, p).get("weight_packed") for p in (DENSE, PADDED))
         dense, padded = (shape and shape[1] for shape in shapes)
         return PADDED if packed_shape == padded != dense else DENSE
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from mmfmt.checkpoint import Module
 from mmfmt.configs import CONFIG, PARAMS
+from mmfmt.configs.fields import Field, holds, native_defaults, rows
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
 from mmfmt.model import Model
 from mmfmt.quantization import Scheme
-from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
 from mmfmt.verify.subject import Subject
 
@@ -58,22 +58,22 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
 
 def _compared(said: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Paths to compare; silence of params.json is filled with what native readers assume."""
-    fields = table("fields")["field"]
-    defaults = {f["native"]: f["native_default"] for f in fields if "native_default" in f}
-    if not any(path.startswith("vision_encoder.") for path in {*said, *found}):
-        defaults = {k: v for k, v in defaults.items() if "." not in k}
-    for side in (said, found):
-        for path, value in defaults.items():
-            side.setdefault(path, value)
-    sections = tuple(f"{f['native']}." for f in fields if f.get("computed"))
-    known = {f["native"] for f in fields}
-    paths = {path for path in {*said, *found} if path in known or path.startswith(sections)}
-    return sorted(path for path in paths if _must_agree(path, said, found))
+    sections = {path.rpartition(".")[0] for path in {*said, *found}}
+    for path, value in native_defaults().items():
+        if path.rpartition(".")[0] in sections:
+            said.setdefault(path, value)
+            found.setdefault(path, value)
+    compared = {path for path in {*said, *found} if any(_known(row, path) for row in rows())}
+    return sorted(path for path in compared if _must_agree(path, said, found))
+
+
+def _known(row: Field, path: str) -> bool:
+    return holds(row, path) and "supplied" not in row
 
 
 def _must_agree(path: str, said: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    silent_ok = path in ("dtype", "max_position_embeddings")
-    return not silent_ok or (path in said and path in found)
+    silence = any(row.get("silence") and row["native"] == path for row in rows())
+    return not silence or (path in said and path in found)
 
 
 @rule("MMF503")

@@ -19,12 +19,12 @@ def unknown_tensor(subject: Subject) -> Iterator[Problem]:
     Repair: rename the tensor, or remove it.
     """
     for model in subject.models:
-        for shard, header in model.weights.headers.items():
-            for name in header.tensors:
-                if model.checkpoint.matches[name] is None:
-                    nearest = model.checkpoint.naming.nearest(name)
-                    message = f"no {model.checkpoint.naming.label} tensor has this name"
-                    yield Problem(shard, name, message, f"nearest known: {nearest}")
+        shards = model.weights.headers.items()
+        for name in model.checkpoint.unknown:
+            shard = next(shard for shard, header in shards if name in header.tensors)
+            nearest = model.checkpoint.naming.nearest(name)
+            message = f"no {model.checkpoint.naming.label} tensor has this name"
+            yield Problem(shard, name, message, f"nearest known: {nearest}")
 
 
 @rule("MMF302")

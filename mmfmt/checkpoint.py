@@ -14,7 +14,7 @@ from mmfmt.schemas import table
 from mmfmt.stacks import StackMatch, match_stack, splits, views
 
 FLOATS = ("BF16", "F16", "F32")
-LINEAR_KINDS = ("linear", "head", "merger")
+LINEAR_KINDS = ("linear", "head", "merger", "conditioning")
 
 
 @dataclass(frozen=True)

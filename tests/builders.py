@@ -40,6 +40,8 @@ INDEX = "model.safetensors.index.json"
 
 MULTIMODAL = ("mistral3", "llava")
 KINDS = ("mistral", "ministral3", *MULTIMODAL)
+# with experts, latent attention, audio
+OTHER_KINDS = ("mixtral", "mistral4", "mistral3 with mistral4", "voxtral", "voxtral_realtime")
 
 # prefixes of text, head, tower and projector, generation by generation (layouts.md section 1)
 PREFIXES = {
@@ -112,14 +114,61 @@ def model_config(kind: str, geometry: Geometry = TINY, **extra: Any) -> Any:
         return transformers.MistralConfig(**text, **extra)
     if kind == "ministral3":
         return transformers.Ministral3Config(**text, **extra)
+    if kind == "mixtral":
+        return transformers.MixtralConfig(**text, num_local_experts=3, **extra)
+    if kind == "mistral4":
+        return transformers.Mistral4Config(**latent(geometry), **extra)
+    if kind in ("voxtral", "voxtral_realtime"):
+        return audio_config(kind, geometry, **extra)
     sections = {"vision_config": geometry.vision(), "image_token_index": 10}
     extra = {"tie_word_embeddings": False, **extra}
-    if kind == "mistral3":
+    if kind.startswith("mistral3"):
         text_config = {"model_type": "ministral3", **text}
+        if kind != "mistral3":
+            text_config = {"model_type": "mistral4", **latent(geometry)}
         return transformers.Mistral3Config(text_config=text_config, **sections, **extra)
     llava = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
     text_config = {"model_type": "mistral", **text}
     return transformers.LlavaConfig(text_config=text_config, **sections, **llava, **extra)
+
+
+def latent(geometry: Geometry) -> dict[str, Any]:
+    """The text half with latent attention and experts: a dense layer, then routed ones."""
+    text = geometry.text()
+    del text["head_dim"], text["rms_norm_eps"]
+    return {
+        **text,
+        "num_key_value_heads": geometry.heads,
+        "moe_intermediate_size": 40,
+        "n_routed_experts": 3,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+    }
+
+
+def audio_config(kind: str, geometry: Geometry, **extra: Any) -> Any:
+    """A Voxtral config, offline or realtime; the adapter takes four frames at once."""
+    audio = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_mel_bins": 8,
+    }
+    if kind == "voxtral":
+        text = {"model_type": "llama", **geometry.text()}
+        audio["max_source_positions"] = 20
+        return transformers.VoxtralConfig(
+            text_config=text, audio_config=audio, audio_token_id=24, **extra
+        )
+    audio["head_dim"] = 16
+    text = {**geometry.text(), "sliding_window": 64}
+    return transformers.VoxtralRealtimeConfig(text_config=text, audio_config=audio, **extra)
 
 
 def build_model(config: Any) -> Any:
@@ -129,6 +178,10 @@ def build_model(config: Any) -> Any:
         "ministral3": transformers.Ministral3ForCausalLM,
         "mistral3": transformers.Mistral3ForConditionalGeneration,
         "llava": transformers.LlavaForConditionalGeneration,
+        "mixtral": transformers.MixtralForCausalLM,
+        "mistral4": transformers.Mistral4ForCausalLM,
+        "voxtral": transformers.VoxtralForConditionalGeneration,
+        "voxtral_realtime": transformers.VoxtralRealtimeForConditionalGeneration,
     }
     return classes[config.model_type](config)
 

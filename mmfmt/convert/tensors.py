@@ -7,6 +7,7 @@ from mmfmt.checkpoint import Module, Parameter
 from mmfmt.convert.carry import Carried, Repacking, carry, repacking, row_action
 from mmfmt.convert.plan import Copy, Dropped, PlannedTensor
 from mmfmt.convert.segments import segment
+from mmfmt.convert.stacking import Stacks
 from mmfmt.convert.steps import Order, Pack, Reciprocal, Reorder, Step, Unpack
 from mmfmt.errors import MmfmtError
 from mmfmt.header import nbytes
@@ -15,6 +16,8 @@ from mmfmt.naming import Naming
 from mmfmt.quantization import Scheme, packing_of
 from mmfmt.quantization.scheme import PADDED
 from mmfmt.reader import Reader
+
+_TIED = "the config ties it to the embeddings, and loaders follow the config"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ class Transfer:
     @property
     def dropped(self) -> tuple[Dropped, ...]:
         """Tensors of the source that the target layout has no use for."""
-        return tuple(Dropped(e.name, e.reason) for e in self.model.checkpoint.extras)
+        checkpoint = self.model.checkpoint
+        extras = [Dropped(extra.name, extra.reason) for extra in checkpoint.extras]
+        parameters = (p for shard in checkpoint.weights.shards for p in checkpoint.shard(shard))
+        return (*extras, *(Dropped(p.name, _TIED) for p in parameters if self._idle(p)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -79,8 +85,28 @@ class Transfer:
 
     def groups(self) -> list[list[PlannedTensor]]:
         """The output tensors, shard by shard as in the source, in the order of its bytes."""
-        shards = self.model.weights.shards
-        return [[self.tensor(p) for p in self.model.checkpoint.shard(shard)] for shard in shards]
+        stacks, checkpoint = Stacks(self.target.naming), self.model.checkpoint
+        groups = [
+            [self._part(stacks, p) for p in checkpoint.shard(shard) if not self._idle(p)]
+            for shard in self.model.weights.shards
+        ]
+        return stacks.joined(groups)
+
+    def _part(self, stacks: Stacks, parameter: Parameter) -> PlannedTensor:
+        """An output tensor, or the stack that it is a part of."""
+        match = parameter.match
+        scheme = self.model.scheme_of_quantized(
+            self.model.checkpoint.modules[match.row, match.slots]
+        )
+        planned = self.tensor(parameter)
+        # compressed-tensors has no form of stacked experts
+        stacked = scheme is None or (scheme.format == "fp8" and not scheme.block)
+        return stacks.add(parameter, planned) if stacked else planned
+
+    def _idle(self, parameter: Parameter) -> bool:
+        """Whether it is the output head of a model whose config ties it to the embeddings."""
+        absent = parameter.match.row.absent
+        return bool(absent and self.model.symbols.get(absent))
 
     def tensor(self, parameter: Parameter) -> PlannedTensor:
         """One output tensor; MmfmtError where it has no exact image in the target layout."""

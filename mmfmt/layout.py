@@ -69,6 +69,7 @@ class Row:
     first: str = "0"
     until: str = ""
     required: bool = True
+    made: str = ""
     unquantized: str = ""
 
     def expected(self, symbols: Symbols) -> bool:

@@ -97,7 +97,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def native(family: Family) -> Naming:
     """Mistral's own names."""
     also = [(row, name) for row in family.rows for name in row.native_also]
-    return Naming(family, NATIVE, {row: row.native for row in family.rows}, also)
+    return Naming(family, NATIVE, {row: row.native for row in family.rows if row.native}, also)
 
 
 @cache

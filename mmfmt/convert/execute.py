@@ -17,7 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mmfmt.convert.plan import Blocks, Copy, Plan, PlannedShard, Segment
+from mmfmt.convert.plan import Blocks, Copy, Plan, PlannedShard, Segment, Sinusoids
+from mmfmt.convert.steps import sinusoids
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, encode_header, read_header
 
@@ -97,9 +98,8 @@ def _write_shard(path: Path, shard: PlannedShard, advance: Advance) -> None:
     with path.open("wb", buffering=0) as out:
         out.write(encode_header(header))
         for segment in shard.segments():
-            with Path(segment.source).open("rb", buffering=0) as source:
-                for written in _transfer(segment, source, out):
-                    advance(written)
+            for written in _transfer(segment, out):
+                advance(written)
     _check_shard(path, header)
 
 
@@ -124,11 +124,17 @@ def _check_shard(path: Path, header: Header) -> None:
         raise MmfmtError(path.name, "does not read back as it was written", "check the disk")
 
 
-def _transfer(segment: Segment, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
-    source.seek(segment.offset)
-    if isinstance(segment, Copy):
-        return _copy(segment, source, out)
-    return _blocks(segment, source, out)
+def _transfer(segment: Segment, out: BinaryIO) -> Iterator[int]:
+    if isinstance(segment, Sinusoids):
+        _write(out, sinusoids(segment.rows, segment.columns, segment.dtype).data)
+        yield segment.length
+        return
+    with Path(segment.source).open("rb", buffering=0) as source:
+        source.seek(segment.offset)
+        if isinstance(segment, Copy):
+            yield from _copy(segment, source, out)
+        else:
+            yield from _blocks(segment, source, out)
 
 
 def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:

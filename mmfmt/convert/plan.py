@@ -39,7 +39,17 @@ class Blocks:
     steps: tuple[Step, ...]
 
 
-Segment = Copy | Blocks
+@dataclass(frozen=True)
+class Sinusoids:
+    """Whisper's positions, which the consolidated layout does not store: [rows, columns]."""
+
+    rows: int
+    columns: int
+    dtype: str
+    length: int
+
+
+Segment = Copy | Blocks | Sinusoids
 
 
 @dataclass(frozen=True)

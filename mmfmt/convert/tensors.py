@@ -1,11 +1,12 @@
 """Plan the tensors of a conversion: from one layout's names, rows and suffixes to another's."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmfmt.checkpoint import Module, Parameter
 from mmfmt.convert.carry import Carried, Repacking, carry, repacking, row_action
-from mmfmt.convert.plan import Copy, Dropped, PlannedTensor
+from mmfmt.convert.plan import Copy, Dropped, PlannedTensor, Sinusoids
 from mmfmt.convert.segments import segment
 from mmfmt.convert.stacking import Stacks
 from mmfmt.convert.steps import Order, Pack, Reciprocal, Reorder, Step, Unpack
@@ -17,6 +18,7 @@ from mmfmt.quantization import Scheme, packing_of
 from mmfmt.quantization.scheme import PADDED
 from mmfmt.reader import Reader
 
+_MADE = "native readers compute it"
 _TIED = "the config ties it to the embeddings, and loaders follow the config"
 
 
@@ -63,7 +65,8 @@ class Transfer:
         checkpoint = self.model.checkpoint
         extras = [Dropped(extra.name, extra.reason) for extra in checkpoint.extras]
         parameters = (p for shard in checkpoint.weights.shards for p in checkpoint.shard(shard))
-        return (*extras, *(Dropped(p.name, _TIED) for p in parameters if self._idle(p)))
+        idle = [Dropped(p.name, reason) for p in parameters if (reason := self._needless(p))]
+        return (*extras, *idle)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,10 +90,24 @@ class Transfer:
         """The output tensors, shard by shard as in the source, in the order of its bytes."""
         stacks, checkpoint = Stacks(self.target.naming), self.model.checkpoint
         groups = [
-            [self._part(stacks, p) for p in checkpoint.shard(shard) if not self._idle(p)]
+            [self._part(stacks, p) for p in checkpoint.shard(shard) if not self._needless(p)]
             for shard in self.model.weights.shards
         ]
+        groups[-1] += self._made()
         return stacks.joined(groups)
+
+    def _made(self) -> Iterator[PlannedTensor]:
+        """Tensors that the source's layout does not store."""
+        naming, symbols = self.target.naming, self.model.symbols
+        rows = (row for row in naming.family.rows if row.made and naming.has(row))
+        for row in (row for row in rows if not self.source.naming.has(row)):
+            dtype = Counter(e.dtype for e in self.model.weights.tensors.values()).most_common(1)[0][
+                0
+            ]
+            positions, size = row.weight_shape(symbols)
+            values = Sinusoids(positions, size, dtype, nbytes(dtype, (positions, size)) or 0)
+            name = f"{naming.module(row, ())}.weight"
+            yield PlannedTensor(name, row.made, dtype, (positions, size), (values,))
 
     def _part(self, stacks: Stacks, parameter: Parameter) -> PlannedTensor:
         """An output tensor, or the stack that it is a part of."""
@@ -103,10 +120,12 @@ class Transfer:
         stacked = scheme is None or (scheme.format == "fp8" and not scheme.block)
         return stacks.add(parameter, planned) if stacked else planned
 
-    def _idle(self, parameter: Parameter) -> bool:
-        """Whether it is the output head of a model whose config ties it to the embeddings."""
-        absent = parameter.match.row.absent
-        return bool(absent and self.model.symbols.get(absent))
+    def _needless(self, parameter: Parameter) -> str:
+        """Why the target has no use for a parameter; empty for all but a few."""
+        row = parameter.match.row
+        if row.absent and self.model.symbols.get(row.absent):
+            return _TIED
+        return _MADE if row.made and not self.target.naming.has(row) else ""
 
     def tensor(self, parameter: Parameter) -> PlannedTensor:
         """One output tensor; MmfmtError where it has no exact image in the target layout."""
@@ -136,7 +155,7 @@ class Transfer:
             self._check_module(module)
 
     def _check_module(self, module: Module) -> None:
-        if not self.target.naming.has(module.row):
+        if not self.target.naming.has(module.row) and not module.row.made:
             raise MmfmtError(module.name, f"has no name in the {self.target.label} layout")
         if module.quantized and self.target.reader and module.row.unquantized:
             problem = f"is quantized, which cannot be carried: {module.row.unquantized}"

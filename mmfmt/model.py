@@ -108,7 +108,7 @@ def check_model(model: Model) -> None:
     for extra in model.checkpoint.extras:
         if extra.action == "refuse":
             raise MmfmtError(extra.name, f"cannot be converted: {extra.reason}")
-    for faults in (family_faults, presence_faults, parameter_faults):
+    for faults in (family_faults, presence_faults, parameter_faults, kv_cache_faults):
         for place, fault in faults(model):
             raise MmfmtError(place, fault)
 
@@ -135,6 +135,20 @@ def presence_faults(model: Model) -> Faults:
         if module.row.absent:  # an output head beside tied embeddings: loaders ignore it
             continue
         yield module.name, f"is not part of the model that {model.config_file} describes"
+
+
+def kv_cache_faults(model: Model) -> Faults:
+    """Scales that a calibrated kv cache asks for and the attention modules lack."""
+    scheme = model.quantization.body.get("kv_cache_scheme") if model.quantization else None
+    if not scheme or scheme.get("dynamic"):
+        return
+    naming, found = model.checkpoint.naming, model.checkpoint.modules
+    for row, slots in expected_modules(naming, model.symbols):
+        held = found[row, slots].parameters if (row, slots) in found else {}
+        missing = {"k_scale", "v_scale"} - held.keys() if row.kind == "attention" else ()
+        for suffix in sorted(missing):
+            place = f"{naming.module(row, slots)}.{suffix}"
+            yield place, "is missing, though kv_cache_scheme asks for it"
 
 
 def parameter_faults(model: Model) -> Faults:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 from tests import builders
 from tests.conftest import Run
@@ -27,6 +28,15 @@ def bits(folder: Path, stem: str = "model") -> dict[str, object]:
     return {name: builders.bits_of(t) for name, t in builders.load_set(folder, stem).items()}
 
 
+def same(first: builders.Tensors, second: builders.Tensors) -> bool:
+    """Whether two sets hold the same tensors, bit for bit."""
+    first_bits, second_bits = (
+        {name: builders.bits_of(tensor) for name, tensor in tensors.items()}
+        for tensors in (first, second)
+    )
+    return first_bits == second_bits
+
+
 def succeed(outcome: object) -> None:
     """The command must have exited with 0."""
     assert getattr(outcome, "code", None) == 0, outcome
@@ -36,7 +46,9 @@ def succeed(outcome: object) -> None:
 # of the same arithmetic under another name
 SILENT = {
     *("_name_or_path", "transformers_version", "architectures", "mistral_extras", "model_type"),
-    *("rope_parameters", "image_seq_length"),
+    # compared as transformers computes them; the section is for vLLM, which reads no beta
+    *("rope_parameters", "llama_4_scaling"),
+    "image_seq_length",
     *("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"),
 }
 
@@ -61,7 +73,9 @@ def meant(value: Any) -> Any:
     """Config values without the keys that say nothing."""
     if not isinstance(value, dict):
         return str(value) if isinstance(value, torch.dtype) else value
-    return {key: meant(inner) for key, inner in value.items() if key not in SILENT}
+    kept = {key: meant(inner) for key, inner in value.items() if key not in SILENT}
+    # no more than silence says
+    return {key: v for key, v in kept.items() if (key, v) != ("tie_word_embeddings", False)}
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -94,9 +108,14 @@ def test_other_families(tmp_path: Path, to_consolidated: Run, to_hf: Run, kind: 
     builders.save_model(source, kind)
     succeed(to_consolidated(source, native))
     succeed(to_hf(native, back, "--names", "legacy"))
-    # sinusoids: transformers makes them anew
-    expected = {name: t for name, t in bits(source).items() if "embed_positions" not in name}
-    assert bits(back) == expected
+    before, after = builders.load_set(source), builders.load_set(back)
+    if kind == "voxtral":
+        # not stored in the consolidated layout, so made anew
+        name = "audio_tower.embed_positions.weight"
+        before.pop(name)
+        expected = sinusoids(20, 32).to(torch.bfloat16)
+        torch.testing.assert_close(after.pop(name), expected, atol=2**-8, rtol=0)
+    assert same(after, before)
     assert meaning(back) == meaning(source)
     succeed(to_consolidated(back, again))
     assert bits(again, "consolidated") == bits(native, "consolidated")

@@ -68,7 +68,7 @@ def row_action(
     if columns["rows"] == "keep" or (columns["rows"] != "gather" and prod(shape) == 1):
         return NONE
     if scheme and scheme.block and columns["rows"] == "scale":
-        return _block_action(parameter, scheme, head_dim)
+        return NONE  # whole heads: see check_blocks
     # words that happen to be as many as rows are still words
     if columns["rows"] == "unpack" and scheme and parameter.entry.dtype == "I32":
         packing = columns.get("packing", packing_of(module, scheme, symbols))
@@ -83,12 +83,12 @@ def _columns(suffix: str, scheme: Scheme | None) -> dict[str, Any]:
     return columns.get(scheme.format, columns) if scheme else columns
 
 
-def _block_action(parameter: Parameter, scheme: Scheme, head_dim: int) -> RowAction:
-    assert scheme.block
-    if scheme.block[0] % head_dim:
+def check_blocks(module: Module, scheme: Scheme, symbols: Symbols) -> None:
+    """MmfmtError where rows would move between blocks that share a scale."""
+    _, head_dim = module.row.heads(symbols)
+    if scheme.block and scheme.block[0] % head_dim:
         problem = f"blocks of {scheme.block[0]} rows do not hold whole heads of {head_dim}"
-        raise MmfmtError(parameter.name, problem, "its rows cannot be carried exactly")
-    return NONE
+        raise MmfmtError(f"{module.name}.weight", problem, "its rows cannot be carried exactly")
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def hf_config(model: Model, tokenizer: Path) -> dict[str, Any]:
 
 def _dtype(model: Model) -> str | None:
     """torch's name of the dtype that most unquantized modules are stored in."""
-    weights = [m.parameters["weight"] for m in model.checkpoint.modules.values() if not m.quantized]
-    counts = Counter(weight.entry.dtype for weight in weights)
+    bare = (m.parameters for m in model.checkpoint.modules.values() if not m.quantized)
+    counts = Counter(found["weight"].entry.dtype for found in bare if "weight" in found)
     return _TORCH_DTYPES.get(counts.most_common(1)[0][0]) if counts else None
 
 

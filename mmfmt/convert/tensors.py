@@ -5,7 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmfmt.checkpoint import Module, Parameter
-from mmfmt.convert.carry import Carried, Repacking, carry, repacking, row_action
+from mmfmt.convert.carry import (
+    Carried,
+    Repacking,
+    carry,
+    check_blocks,
+    repacking,
+    row_action,
+)
 from mmfmt.convert.plan import Copy, Dropped, PlannedTensor, Sinusoids
 from mmfmt.convert.segments import segment
 from mmfmt.convert.stacking import Stacks
@@ -160,6 +167,12 @@ class Transfer:
         if module.quantized and self.target.reader and module.row.unquantized:
             problem = f"is quantized, which cannot be carried: {module.row.unquantized}"
             raise MmfmtError(module.name, problem)
+        scheme = self.model.scheme_of_quantized(module)
+        if scheme and module.row.rotary and self._moves(module, "weight"):
+            check_blocks(module, scheme, self.model.symbols)
+
+    def _moves(self, module: Module, suffix: str) -> bool:
+        return self.source.order(module, suffix) != self.target.order(module, suffix)
 
     def _copy(self, parameter: Parameter) -> Copy:
         weights, entry = self.model.weights, parameter.entry

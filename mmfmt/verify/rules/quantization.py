@@ -6,7 +6,7 @@ from mmfmt.checkpoint import LINEAR_KINDS, Module
 from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
 from mmfmt.model import Model
-from mmfmt.quantization import CT, module_faults, reader_suffixes
+from mmfmt.quantization import CT, module_faults
 from mmfmt.reader import METADATA_KEY, reader, reader_labels
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
@@ -159,9 +159,7 @@ def scale_not_permuted_at_load(subject: Subject) -> Iterator[Problem]:
     wanted = reader("vllm")
     for module in _quantized(model):
         for suffix, parameter in module.parameters.items():
-            expected = wanted.suffix(
-                module, reader_suffixes().get(suffix, suffix), parameter.entry.shape
-            )
+            expected = wanted.suffix(module, suffix, parameter.entry.shape)
             if suffix != expected:
                 message = f"vLLM leaves its rows as they are; it permutes {expected}"
                 yield Problem(parameter.shard, parameter.name, message, "convert again")

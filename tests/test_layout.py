@@ -13,23 +13,21 @@ from hypothesis import strategies as st
 
 from mmfmt.configs import open_config, to_params
 from mmfmt.errors import MmfmtError
-from mmfmt.layout import (
-    Naming,
-    Row,
-    Slots,
-    detect_generation,
-    evaluate,
-    flatten,
-    naming,
-    native,
-    rows,
-)
+from mmfmt.layout import Row, Slots, evaluate, family, flatten
+from mmfmt.naming import Naming, detect_hf, naming, native
 from mmfmt.schemas import table
 from tests import builders
 
 GENERATIONS = ("text", "legacy", "new")
 TEXT_NAMES_OF_TOWERS = {(kind, "text") for kind in builders.MULTIMODAL}
-NAMINGS = {"native": native(), **{label: naming("hf", label) for label in GENERATIONS}}
+DENSE, PIXTRAL = family("dense"), family("pixtral")
+NATIVE = native(PIXTRAL)
+NAMINGS = {
+    "native": NATIVE,
+    "text": naming(DENSE, "hf", "text"),
+    "legacy": naming(PIXTRAL, "hf", "legacy"),
+    "new": naming(PIXTRAL, "hf", "new"),
+}
 
 # params.json of the models whose tensor inventories are known; no params.json of the last
 # two is at hand: their sizes as their config.json has them
@@ -53,7 +51,7 @@ MEDIUM = symbols_of("Mistral-Medium-3.5-128B")
 
 def instances(where: Naming, symbols: dict[str, Any]) -> Iterator[tuple[Row, Slots, str]]:
     """Every module instance of a model that a naming has a name for."""
-    for row in rows():
+    for row in where.family.rows:
         if where.has(row):
             for slots in row.instances(symbols):
                 yield row, slots, where.module(row, slots)
@@ -80,7 +78,7 @@ def test_no_two_rows_take_one_name(label: str) -> None:
     where = NAMINGS[label]
     patterns = [
         re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(_pattern(where, row))))
-        for row in rows()
+        for row in where.family.rows
         if where.has(row)
     ]
     for _, slots, module in instances(where, MEDIUM):
@@ -88,30 +86,26 @@ def test_no_two_rows_take_one_name(label: str) -> None:
             assert sum(pattern.fullmatch(module) is not None for pattern in patterns) == 1
 
 
-def _any_layer(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(re.escape("{layer}"), r"\d+"))
-
-
 def _pattern(where: Naming, row: Row) -> str:
     """The name of a row with its slots still open."""
     slots = tuple((slot, "{" + slot + "}") for slot, _ in row.slots)
-    return where.module(row, slots)  # type: ignore[arg-type]
+    return str(where.module(row, slots))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("generation", ["legacy", "new"])
 def test_native_to_hf_to_native(generation: str) -> None:
     """The names of the whole of Medium 3.5 there and back."""
-    hf = naming("hf", generation)
+    hf = NAMINGS[generation]
     names = set()
-    for row, slots, module in instances(native(), MEDIUM):
+    for row, slots, module in instances(NATIVE, MEDIUM):
         there = hf.match(f"{hf.module(row, slots)}.weight")
         assert there is not None
-        assert native().module(there.row, there.slots) == module
+        assert NATIVE.module(there.row, there.slots) == module
         names.add(hf.module(row, slots))
-    assert len(names) == len(list(instances(native(), MEDIUM)))
+    assert len(names) == len(list(instances(NATIVE, MEDIUM)))
 
 
-@given(st.sampled_from(rows()), st.integers(0, 999_999), st.sampled_from(sorted(NAMINGS)))
+@given(st.sampled_from(PIXTRAL.rows), st.integers(0, 999_999), st.sampled_from(sorted(NAMINGS)))
 def test_any_layer_number(row: Row, layer: int, label: str) -> None:
     """Layer numbers of up to six digits survive in every naming."""
     where = NAMINGS[label]
@@ -127,11 +121,11 @@ def test_any_layer_number(row: Row, layer: int, label: str) -> None:
 NO_NUMBERS = ("00", "01", "-1", "+1", " 1", "1_0", "1000000", "\u00b2", "\u0661", "")
 
 
-@given(st.sampled_from(rows()), st.sampled_from(NO_NUMBERS))
+@given(st.sampled_from(PIXTRAL.rows), st.sampled_from(NO_NUMBERS))
 def test_other_spellings_of_a_number(row: Row, number: str) -> None:
     """A tensor name has exactly one spelling: anything else would be carried twice."""
     if "{layer}" in row.native:
-        assert native().match(row.native.replace("{layer}", number) + ".weight") is None
+        assert NATIVE.match(row.native.replace("{layer}", number) + ".weight") is None
 
 
 @given(st.text(max_size=40) | st.from_regex(r"layers\.\w+\.[a-z_.0-9{}]{1,20}", fullmatch=True))
@@ -151,19 +145,19 @@ def test_arbitrary_names(name: str) -> None:
         *("layers.0.attention.wq.weights", "xlayers.0.attention.wq.weight", "layers.0.attention"),
         *("layers.0.attention.wq.weight.", ".layers.0.attention.wq.weight", "norm.weight\n"),
         *("layers.{layer}.attention.wq.weight", "layers.0.feed_forward.w4.weight"),
-        # families not known yet must not be taken for dense layers
+        # other families must not be taken for dense layers
         *("layers.0.attention.wq_a.weight", "layers.0.experts.0.w1.weight", "layers.0.gate.weight"),
         "vision_encoder.layers.0.attention.wq.weight",
     ],
 )
 def test_unknown_native_names(name: str) -> None:
     """Near misses are no matches."""
-    assert native().match(name) is None
+    assert NATIVE.match(name) is None
 
 
 def test_old_pixtral_converter_key() -> None:
     """The wrong vision key of the old Pixtral converter is unknown, and its like is named."""
-    hf = naming("hf", "legacy")
+    hf = NAMINGS["legacy"]
     wrong = "vision_tower.transformer.layers.3.input_layernorm.weight"
     assert hf.match(wrong) is None
     assert hf.nearest(wrong).startswith("vision_tower.transformer.layers.")
@@ -191,20 +185,20 @@ def test_published_inventories(model: str) -> None:
         inventory = json.load(file)
     assert inventory["columns"] == ["native", "hf", "shape", "dtype"]
     tensors, symbols = inventory["tensors"], symbols_of(model)
-    hf = detect_generation(hf_name for _, hf_name, _, _ in tensors)
-    assert hf is naming("hf", "new")
+    hf = detect_hf(hf_name for _, hf_name, _, _ in tensors)
+    assert hf is NAMINGS["new"]
     for native_name, hf_name, shape, _ in tensors:
-        ours, theirs = native().match(native_name), hf.match(hf_name)
+        ours, theirs = NATIVE.match(native_name), hf.match(hf_name)
         assert ours is not None, native_name
         assert theirs is not None, hf_name
         assert (ours.row, ours.slots) == (theirs.row, theirs.slots)
-        assert native().module(theirs.row, theirs.slots) == native_name.rpartition(".")[0]
+        assert NATIVE.module(theirs.row, theirs.slots) == native_name.rpartition(".")[0]
         assert hf.module(ours.row, ours.slots) == hf_name.rpartition(".")[0]
         if ours.suffix == "weight":
             assert ours.row.weight_shape(symbols) == tuple(shape)
     # and nothing that the tables expect is absent from the inventory
     modules = {name.rpartition(".")[0] for name, _, _, _ in tensors}
-    assert modules == {module for _, _, module in instances(native(), symbols)}
+    assert modules == {m for row, _, m in instances(NATIVE, symbols) if row.required}
 
 
 @pytest.mark.parametrize(
@@ -216,13 +210,14 @@ def test_detects_the_generation(kind: str, generation: str) -> None:
     """From the names that transformers saves, and from the same in other generations."""
     saved = "legacy" if kind in builders.MULTIMODAL else "text"
     names = [builders.renamed(name, saved, generation) for name in _saved_names(kind)]
-    assert detect_generation(names) is naming("hf", generation)
-    assert detect_generation(reversed(names)) is naming("hf", generation)
+    models = PIXTRAL if kind in builders.MULTIMODAL else DENSE
+    assert detect_hf(names) is naming(models, "hf", generation)
+    assert detect_hf(reversed(names)) is naming(models, "hf", generation)
 
 
 def test_generation_of_equally_good_names() -> None:
-    """The later generation, as documented; `lm_head.weight` is a name of two of them."""
-    assert detect_generation(["lm_head.weight"]) is naming("hf", "new")
+    """The first in the tables, as documented; `lm_head.weight` is a name of two of them."""
+    assert detect_hf(["lm_head.weight"]) is NAMINGS["text"]
 
 
 def _meta_state(kind: str, geometry: builders.Geometry) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -257,12 +252,12 @@ GEOMETRIES = {
 def test_state_dicts_of_transformers(kind: str, size: str) -> None:
     """Every parameter of the class matches one row, with the shape that the table computes."""
     config, state = _meta_state(kind, GEOMETRIES[size])
-    hf = detect_generation(state)
+    hf = detect_hf(state)
     symbols = flatten(to_params(open_config(_json(config)), has_output=True))
     expected = {
         f"{module}.{suffix}": shape
         for row, slots, module in instances(hf, symbols)
-        if row.expected(symbols)
+        if row.required and row.expected(symbols)
         for suffix, shape in _parameters(row, symbols)
     }
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
@@ -271,7 +266,7 @@ def test_state_dicts_of_transformers(kind: str, size: str) -> None:
 def _parameters(row: Row, symbols: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     shape = row.weight_shape(symbols)
     yield "weight", shape
-    if row.bias and symbols[row.bias]:
+    if row.has_bias(symbols):
         yield "bias", shape[:1]
 
 

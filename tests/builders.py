@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from compressed_tensors.quantization import (
 from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from mmfmt.header import Entry
 
 Tensors = dict[str, torch.Tensor]
 
@@ -394,3 +397,8 @@ def file_metadata(path: Path) -> dict[str, str]:
 def packed_zero_points(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Zero points as compressed-tensors stores them: packed along dim 0."""
     return pack_to_int32(values, bits, packed_dim=0).contiguous()
+
+
+def entry(dtype: str, shape: tuple[int, ...]) -> Entry:
+    """A header entry at the start of a file, two bytes an element."""
+    return Entry(dtype, shape, 0, 2 * prod(shape))

@@ -9,7 +9,8 @@ from typing import Any
 from mmfmt.checkpoint import expected_modules
 from mmfmt.configs import open_config, to_params
 from mmfmt.header import Entry, Header, encode_header, nbytes
-from mmfmt.layout import flatten, naming
+from mmfmt.layout import family, flatten
+from mmfmt.naming import naming
 from mmfmt.quantization import parse_quantization
 
 Tensor = tuple[str, str, tuple[int, ...]]
@@ -55,15 +56,18 @@ def config(text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
 def tensors(body: dict[str, Any]) -> Iterator[Tensor]:
     """(name, dtype, shape) of every tensor of a W4A16 checkpoint, module by module."""
     symbols = flatten(to_params(open_config(body), has_output=True))
-    quantization = parse_quantization(body["quantization_config"], "config.json")
+    names = naming(family("pixtral"), "hf", "new")
+    quantization = parse_quantization(body["quantization_config"], "config.json", names.family)
     assert quantization
-    names, scheme = naming("hf", "new"), quantization.schemes[0]
+    scheme = quantization.schemes[0]
     for row, slots in expected_modules(names, symbols):
+        if not row.required:
+            continue
         module, shape = names.module(row, slots), row.weight_shape(symbols)
         if row.kind != "linear" or row.unquantized:
             yield f"{module}.weight", "BF16", shape
             continue
-        for suffix, (dtypes, stored) in scheme.expected(*shape).items():
+        for suffix, (dtypes, stored) in scheme.expected(shape).items():
             yield f"{module}.{suffix}", dtypes[0], stored
 
 

@@ -89,7 +89,7 @@ def test_state_dicts_of_transformers(kind: str) -> None:
     tied = kind == "voxtral_realtime"
     symbols = flatten(to_params(open_config(body), has_output=not tied))
     naming = detect_hf(state)
-    found = {}
+    found: dict[tuple[str, Slots, str], tuple[int, ...]] = {}
     for name, tensor in state.items():
         if name != "lm_head.weight" or not tied:
             found |= dict(_parts(naming, name, tuple(tensor.shape)))
@@ -111,9 +111,6 @@ def _parts(
         return
     stack = match_stack(naming, name)
     assert stack, name
-    count = 1
-    for size in shape:
-        count *= size
     for part, entry in views(builders.entry("BF16", shape), stack):
         yield (part.row.native, part.slots, part.suffix), entry.shape
 

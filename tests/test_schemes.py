@@ -1,6 +1,7 @@
 """Every quantization format: there and back bit for bit, and decompressed by others' code."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -444,7 +445,7 @@ def test_old_packing(tmp_path: Path, run: Run, width: int, reader: str) -> None:
     how = QuantizationScheme(targets=["Linear"], weights=weights, format="pack-quantized")
     folders = {pack: tmp_path / pack.__name__ / "hf" for pack in (padded, today)}
     for pack, folder in folders.items():
-        quantized_repo(folder, lambda w, pack=pack: packed(w, width, pack), section_of(how))
+        quantized_repo(folder, partial(packed, bits=width, pack=pack), section_of(how))
     command = ("convert", "hf-to-consolidated", folders[padded], tmp_path / "x")
     outcome = run(*command, "--reader", reader)
     assert "has the padded packing of compressed-tensors <= 0.17" in outcome.err

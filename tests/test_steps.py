@@ -198,7 +198,7 @@ def check_packing(
 
 def test_reciprocal_and_transpose() -> None:
     """The plain ones."""
-    assert through([Reciprocal()], np.float32([4.0])).tolist() == [0.25]
+    assert through([Reciprocal()], np.array([4.0], dtype=np.float32)).tolist() == [0.25]
     array = np.arange(24).reshape(2, 3, 4)
     assert np.array_equal(through([Transpose()], array), array.transpose(1, 0, 2))
 

@@ -11,11 +11,12 @@ from typing import Any
 from mmfmt.checkpoint import Checkpoint, Module, expected_modules, open_checkpoint, unknown_tensor
 from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params
 from mmfmt.errors import MmfmtError
-from mmfmt.layout import Symbols, families, flatten
+from mmfmt.layout import Row, Slots, Symbols, families, flatten
 from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
 from mmfmt.repo import Repo, WeightSet
 from mmfmt.schemas import validate
 
+Key = tuple[Row, Slots]
 Faults = Iterator[tuple[str, str]]
 """(place, fault)"""
 
@@ -78,11 +79,17 @@ class Model:
         """The scheme that the config gives a linear module, ignore list aside."""
         return self.quantization.scheme_of(module) if self.quantization else None
 
+    @cached_property
+    def _schemes(self) -> Mapping[Key, Scheme | None]:
+        modules = self.checkpoint.modules.items()
+        return {key: self.scheme(module) for key, module in modules if module.quantized}
+
     def scheme_of_quantized(self, module: Module) -> Scheme | None:
         """The scheme of a module; None where it is not quantized."""
-        if not module.quantized:
+        key = (module.row, module.slots)
+        if key not in self._schemes:
             return None
-        if scheme := self.scheme(module):
+        if scheme := self._schemes[key]:
             return scheme
         problem = "is quantized, but no config group targets it"
         raise MmfmtError(f"{self.config_file}: {self.quantization_key}", f"{module.name} {problem}")

@@ -84,9 +84,14 @@ class WeightSet:
         return path
 
     @cached_property
+    def paths(self) -> Mapping[str, Path]:
+        """The file of each shard, by name; MmfmtError as in `path`."""
+        return {shard: self.path(shard) for shard in self.shards}
+
+    @cached_property
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
-        return {shard: read_header(self.path(shard)) for shard in self.shards}
+        return {shard: read_header(path) for shard, path in self.paths.items()}
 
     @cached_property
     def tensors(self) -> Mapping[str, Entry]:

@@ -177,7 +177,7 @@ class Transfer:
     def _copy(self, parameter: Parameter) -> Copy:
         weights, entry = self.model.weights, parameter.entry
         start = weights.headers[parameter.shard].data_start + entry.start
-        return Copy(str(weights.path(parameter.shard)), start, entry.nbytes)
+        return Copy(str(weights.paths[parameter.shard]), start, entry.nbytes)
 
     def _repacking(
         self, module: Module, parameter: Parameter, scheme: Scheme | None

@@ -38,6 +38,8 @@ class Quantization:
         """The scheme that targets a linear module: by exact name, by regex, by class."""
         if module.row.kind not in LINEAR_KINDS:
             return None
+        if len(self.schemes) == 1 and self.schemes[0].targets == ("Linear",):
+            return self.schemes[0]
         for kind in self._kinds(module):
             for scheme in self.schemes:
                 if any(kind(target) for target in scheme.targets):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -46,7 +47,7 @@ class Scheme:
         inputs = f", activations {self.activations}" if self.activations else ""
         return f"{self.format} {self.type}{self.bits} {self.strategy}{size}{inputs}"
 
-    @property
+    @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """The columns of each parameter that the scheme asks for, by canonical suffix."""
         columns = table("schemes")[self.format]["parameters"]
@@ -72,6 +73,10 @@ class Scheme:
 
     def expected(self, size: tuple[int, ...], packing: str = DENSE) -> Expected:
         """Dtypes and shape by suffix of a module whose unquantized weight is [out, in]."""
+        return dict(_expected(self, size, packing))
+
+    def shapes(self, size: tuple[int, ...], packing: str) -> Expected:
+        """As `expected`, computed anew."""
         symbols = self._symbols(*size)
         shapes = {
             suffix: columns.get(packing, columns["shape"])
@@ -101,6 +106,12 @@ class Scheme:
             if suffix == columns.get("native", {}).get("suffix"):
                 return own
         return reader_suffixes().get(suffix, suffix)
+
+
+@cache
+def _expected(scheme: Scheme, size: tuple[int, ...], packing: str) -> Expected:
+    # a model has thousands of modules of a handful of sizes
+    return scheme.shapes(size, packing)
 
 
 def reader_suffixes() -> Mapping[str, str]:

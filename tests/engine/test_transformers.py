@@ -48,7 +48,9 @@ def test_dual_repository_answers_as_before(source: Path, tmp_path: Path) -> None
     assert right >= TEXTS - 1, f"{right} of {TEXTS} right"
 
 
-@pytest.mark.parametrize("checkpoint", ["BF16", "W4A16", "W4A16_ASYM", "W8A8", "FP8_DYNAMIC"])
+# not W4A16_ASYM: transformers 5.23 with compressed-tensors 0.20 builds zero points unpacked, and
+# loads no asymmetric pack-quantized model, the original of this one included
+@pytest.mark.parametrize("checkpoint", ["BF16", "W4A16", "W8A8", "FP8_DYNAMIC"])
 def test_there_and_back(source: Callable[[str], Path], tmp_path: Path, checkpoint: str) -> None:
     """A HF repo made of nothing but a consolidated set answers as the original, text for text."""
     convert_back(source(checkpoint), tmp_path / "back")

@@ -16,6 +16,9 @@ from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quanti
 from mmfmt.repo import Repo, WeightSet
 from mmfmt.schemas import validate
 
+# where ModelOpt says how it quantized, if config.json does not
+MODELOPT = "hf_quant_config.json"
+
 Key = tuple[Row, Slots]
 Faults = Iterator[tuple[str, str]]
 """(place, fault)"""
@@ -71,6 +74,8 @@ class Model:
     def quantization(self) -> Quantization | None:
         """What the config file says of quantization; None where it says nothing."""
         section, place = self.body.get(self.quantization_key), self.config_file
+        if not section and not self.native and self.repo.has(MODELOPT):
+            section, place = self.repo.json(MODELOPT), MODELOPT
         return parse_quantization(
             section, f"{place}: {self.quantization_key}", self.checkpoint.naming.family
         )

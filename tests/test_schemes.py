@@ -170,6 +170,12 @@ def there_and_back(
     return native, back
 
 
+def said(found: Any, name: str) -> dict[str, Any]:
+    """Arguments without dtypes that compressed-tensors infers (and once refused to be told)."""
+    inferred = set() if name.startswith("MX") else {"scale_dtype", "zp_dtype"}
+    return found.model_dump(exclude=inferred) if found else {}
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_compressed_tensors(tmp_path: Path, run: Run, name: str, reader: str) -> None:
@@ -187,7 +193,11 @@ def test_compressed_tensors(tmp_path: Path, run: Run, name: str, reader: str) ->
     config = builders.read_json(back / "config.json")["quantization_config"]
     for body in (params, config):
         (group,) = QuantizationConfig.model_validate(body).config_groups.values()
-        assert (group.weights, group.input_activations) == (how.weights, how.input_activations)
+        for found, expected in (
+            (group.weights, how.weights),
+            (group.input_activations, how.input_activations),
+        ):
+            assert said(found, name) == said(expected, name)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -66,7 +66,15 @@ def _group(group: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
     weights = dict(group["weights"])
     if weights.get("strategy") != "group":
         weights.pop("actorder", None)
-    return {**group, "weights": weights, "targets": targets}
+    args = {"weights": weights, "input_activations": group.get("input_activations")}
+    plain = not str(group.get("format")).startswith("mx")
+    kept = {key: _without_dtypes(said) if plain else said for key, said in args.items() if said}
+    return {**group, **kept, "targets": targets}
+
+
+def _without_dtypes(said: Mapping[str, Any]) -> dict[str, Any]:
+    # versions before 0.13 refuse these keys; later ones infer the same, but for MX formats
+    return {key: v for key, v in said.items() if key not in ("scale_dtype", "zp_dtype")}
 
 
 def _targets(

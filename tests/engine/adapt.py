@@ -30,7 +30,7 @@ def seen(path: str) -> dict[str, Any]:
     """The config that the engine builds from one file."""
     config = adapt_config_dict(json.loads(Path(path).read_text()), defaults={})
     text = getattr(config, "text_config", config)
-    parts = {"text": (text, TEXT)}
+    parts: dict[str, tuple[Any, tuple[str, ...]]] = {"text": (text, TEXT)}
     for name, fields in (("vision_config", VISION), ("audio_config", AUDIO)):
         if hasattr(config, name):
             parts[name.partition("_")[0]] = (getattr(config, name), fields)

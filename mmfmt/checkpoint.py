@@ -83,11 +83,20 @@ class Checkpoint:
         rest = (n for n, match in self.matches.items() if match is None and n not in self.stacks)
         return [found for name in rest if (found := extra(layout, name))]
 
+    @cached_property
+    def doubled(self) -> Mapping[str, str]:
+        """Tensors with a parameter that another one, the value here, holds as well."""
+        holders: dict[tuple[Row, Slots, str], str] = {}
+        parameters = (p for shard in self.weights.shards for p in self.shard(shard))
+        held = ((p.name, (p.match.row, p.match.slots, p.suffix)) for p in parameters)
+        return {n: holders[key] for n, key in held if holders.setdefault(key, n) != n}
+
     @property
     def unknown(self) -> list[str]:
-        """Names that no table knows."""
+        """Names that no table knows, or that say again what another tensor holds."""
         known = self.stacks.keys() | {extra.name for extra in self.extras}
-        return [n for n, match in self.matches.items() if match is None and n not in known]
+        strange = (n for n, match in self.matches.items() if match is None and n not in known)
+        return [*strange, *self.doubled]
 
     def shard(self, shard: str) -> list[Parameter]:
         """The parameters of one shard, in the order of their bytes."""
@@ -138,8 +147,11 @@ def expected_modules(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Sl
 
 
 def unknown_tensor(checkpoint: Checkpoint, name: str) -> MmfmtError:
-    """The error for a tensor that no row matches."""
-    nearest = checkpoint.naming.nearest(name)
-    problem = f"no {checkpoint.naming.label} tensor has this name"
+    """The error for a tensor of `Checkpoint.unknown`."""
     shard = next(s for s, header in checkpoint.weights.headers.items() if name in header.tensors)
+    if other := checkpoint.doubled.get(name):
+        problem = f"holds the same parameter as {other}"
+        return MmfmtError(f"{shard}: {name}", problem, "remove one of the two")
+    problem = f"no {checkpoint.naming.label} tensor has this name"
+    nearest = checkpoint.naming.nearest(name)
     return MmfmtError(f"{shard}: {name}", problem, f"nearest known: {nearest}")

@@ -28,7 +28,7 @@ def extra(layout: str, name: str) -> Extra | None:
 
 @cache
 def _patterns(layout: str) -> tuple[tuple[re.Pattern[str], str, str], ...]:
-    rows = [row for row in table("extras")["extra"] if row["layout"] == layout]
+    rows = [row for row in table("extras")["extra"] if row.get("layout", layout) == layout]
     return tuple((_compile(row["name"]), row["action"], row["reason"]) for row in rows)
 
 

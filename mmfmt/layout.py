@@ -49,9 +49,9 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """One module of a layout table; columns as explained in `schemas/layouts/text.toml`."""
+    """One module of a family's layout; columns as explained in `schemas/layouts/text.toml`."""
 
     native: str
     kind: str
@@ -66,8 +66,9 @@ class Row:
     absent: str = ""
     present: str = ""
     bias: str = ""
-    first: str = "0"
+    first: str = ""
     until: str = ""
+    suffixes: tuple[str, ...] = ("weight",)
     required: bool = True
     made: str = ""
     unquantized: str = ""
@@ -97,12 +98,23 @@ class Row:
     def _range(self, slot: str, count: int, symbols: Symbols) -> range:
         if slot != "layer":
             return range(count)
-        until = evaluate(self.until, symbols) if self.until else count
-        return range(evaluate(self.first, symbols), min(until, count))
+        first = _limit(self.first, symbols, 0)
+        return range(first, min(_limit(self.until, symbols, count), count))
 
     def has_bias(self, symbols: Symbols) -> bool:
         """Whether the module has a bias."""
         return self.bias == "always" or bool(self.bias and symbols.get(self.bias))
+
+    def parameters(self, symbols: Symbols) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter of the unquantized module, by suffix."""
+        shape = self.weight_shape(symbols)
+        parameters = dict.fromkeys(self.suffixes, shape)
+        return parameters | {"bias": shape[:1]} if self.has_bias(symbols) else parameters
+
+
+def _limit(field: str, symbols: Symbols, default: int) -> int:
+    """A layer number given by a params.json field, which may be missing."""
+    return default if symbols.get(field) is None else evaluate(field, symbols)
 
 
 @dataclass(frozen=True)
@@ -169,12 +181,15 @@ def _family(label: str, columns: Mapping[str, Any]) -> Family:
 
 def _adapted(row: Row, columns: Mapping[str, Any]) -> Row:
     """A row of a shared table as one family has it."""
-    return replace(
+    adapted = replace(
         row,
         native=columns.get("renamed", {}).get(row.native, row.native),
         native_also=row.native_also + tuple(columns.get("also", {}).get(row.native, ())),
         required=row.required and row.native not in columns.get("optional", ()),
     )
+    if columns.get("native_on_hub"):
+        return replace(adapted, hf=adapted.native, rotary=None)
+    return adapted
 
 
 def _stack(columns: Mapping[str, Any], rows: Mapping[str, Row]) -> Stack:

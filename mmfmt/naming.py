@@ -108,13 +108,15 @@ def naming(family: Family, group: str, generation: str) -> Naming:
     named = {row: pattern for row, pattern in patterns.items() if pattern}
     also = [(row, _fill(name, prefixes)) for row in named for name in row.also]
     stacks = {stack: _fill(stack.hf, prefixes) for stack in family.stacks}
-    return Naming(family, generation, named, also, stacks)
+    return Naming(family, generation, named, also, {s: name for s, name in stacks.items() if name})
 
 
 def _fill(pattern: str, prefixes: Mapping[str, str]) -> str:
-    """A pattern with its prefix; empty where the generation has no such prefix."""
-    prefix = pattern[1 : pattern.find("}")]
-    return prefixes[prefix] + pattern[len(prefix) + 2 :] if prefix in prefixes else ""
+    """A pattern with its prefix, if it names one; empty where the generation has no such."""
+    if not pattern.startswith("{"):
+        return pattern
+    prefix, _, rest = pattern[1:].partition("}")
+    return prefixes[prefix] + rest if prefix in prefixes else ""
 
 
 def hf_namings(family: Family) -> list[Naming]:

@@ -1,22 +1,18 @@
-"""mmfmt.layout against published inventories and transformers' own classes."""
+"""Dense and Pixtral models: published inventories, transformers' classes, near misses."""
 
 import gzip
 import json
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmfmt.configs import open_config, to_params
 from mmfmt.errors import MmfmtError
-from mmfmt.layout import Row, Slots, evaluate, family, flatten
-from mmfmt.naming import Naming, detect_hf, naming, native
-from mmfmt.schemas import table
+from mmfmt.layout import evaluate, family, flatten
+from mmfmt.naming import detect_hf, naming, native
 from tests import builders
+from tests.modules import parameters, required
 
 GENERATIONS = ("text", "legacy", "new")
 TEXT_NAMES_OF_TOWERS = {(kind, "text") for kind in builders.MULTIMODAL}
@@ -44,98 +40,6 @@ def symbols_of(name: str) -> dict[str, Any]:
     if "model_type" in body:
         body = to_params(open_config(body), has_output=True)
     return flatten(body)
-
-
-MEDIUM = symbols_of("Mistral-Medium-3.5-128B")
-
-
-def instances(where: Naming, symbols: dict[str, Any]) -> Iterator[tuple[Row, Slots, str]]:
-    """Every module instance of a model that a naming has a name for."""
-    for row in where.family.rows:
-        if where.has(row):
-            for slots in row.instances(symbols):
-                yield row, slots, where.module(row, slots)
-
-
-@pytest.mark.parametrize("label", NAMINGS)
-def test_a_row_matches_exactly_its_own_names(label: str) -> None:
-    """Over all modules of Medium 3.5: each name leads back to its row, slots and suffix."""
-    where = NAMINGS[label]
-    seen: set[str] = set()
-    for row, slots, module in instances(where, MEDIUM):
-        assert module not in seen
-        seen.add(module)
-        for suffix in table("suffixes"):
-            match = where.match(f"{module}.{suffix}")
-            assert match is not None
-            assert (match.row, match.slots, match.suffix) == (row, slots, suffix)
-    assert len(seen) > 88 * 9
-
-
-@pytest.mark.parametrize("label", NAMINGS)
-def test_no_two_rows_take_one_name(label: str) -> None:
-    """Every pattern against every name, without the lookup that `match` takes first."""
-    where = NAMINGS[label]
-    patterns = [
-        re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(_pattern(where, row))))
-        for row in where.family.rows
-        if where.has(row)
-    ]
-    for _, slots, module in instances(where, MEDIUM):
-        if dict(slots).get("layer", 0) < 2:
-            assert sum(pattern.fullmatch(module) is not None for pattern in patterns) == 1
-
-
-def _pattern(where: Naming, row: Row) -> str:
-    """The name of a row with its slots still open."""
-    slots = tuple((slot, "{" + slot + "}") for slot, _ in row.slots)
-    return str(where.module(row, slots))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("generation", ["legacy", "new"])
-def test_native_to_hf_to_native(generation: str) -> None:
-    """The names of the whole of Medium 3.5 there and back."""
-    hf = NAMINGS[generation]
-    names = set()
-    for row, slots, module in instances(NATIVE, MEDIUM):
-        there = hf.match(f"{hf.module(row, slots)}.weight")
-        assert there is not None
-        assert NATIVE.module(there.row, there.slots) == module
-        names.add(hf.module(row, slots))
-    assert len(names) == len(list(instances(NATIVE, MEDIUM)))
-
-
-@given(st.sampled_from(PIXTRAL.rows), st.integers(0, 999_999), st.sampled_from(sorted(NAMINGS)))
-def test_any_layer_number(row: Row, layer: int, label: str) -> None:
-    """Layer numbers of up to six digits survive in every naming."""
-    where = NAMINGS[label]
-    if not where.has(row):
-        return
-    slots = (("layer", layer),) if "{layer}" in row.native else ()
-    match = where.match(f"{where.module(row, slots)}.weight")
-    assert match is not None
-    assert (match.row, match.slots) == (row, slots)
-
-
-# with a superscript two and an Arabic one, which are digits to Python
-NO_NUMBERS = ("00", "01", "-1", "+1", " 1", "1_0", "1000000", "\u00b2", "\u0661", "")
-
-
-@given(st.sampled_from(PIXTRAL.rows), st.sampled_from(NO_NUMBERS))
-def test_other_spellings_of_a_number(row: Row, number: str) -> None:
-    """A tensor name has exactly one spelling: anything else would be carried twice."""
-    if "{layer}" in row.native:
-        assert NATIVE.match(row.native.replace("{layer}", number) + ".weight") is None
-
-
-@given(st.text(max_size=40) | st.from_regex(r"layers\.\w+\.[a-z_.0-9{}]{1,20}", fullmatch=True))
-def test_arbitrary_names(name: str) -> None:
-    """Any text matches a row that spells it again, or nothing; `nearest` always answers."""
-    for where in NAMINGS.values():
-        match = where.match(name)
-        if match is not None:
-            assert f"{where.module(match.row, match.slots)}.{match.suffix}" == name
-        assert where.nearest(name)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +102,7 @@ def test_published_inventories(model: str) -> None:
             assert ours.row.weight_shape(symbols) == tuple(shape)
     # and nothing that the tables expect is absent from the inventory
     modules = {name.rpartition(".")[0] for name, _, _, _ in tensors}
-    assert modules == {m for row, _, m in instances(NATIVE, symbols) if row.required}
+    assert modules == {module for _, _, module in required(NATIVE, symbols)}
 
 
 @pytest.mark.parametrize(
@@ -254,20 +158,7 @@ def test_state_dicts_of_transformers(kind: str, size: str) -> None:
     config, state = _meta_state(kind, GEOMETRIES[size])
     hf = detect_hf(state)
     symbols = flatten(to_params(open_config(_json(config)), has_output=True))
-    expected = {
-        f"{module}.{suffix}": shape
-        for row, slots, module in instances(hf, symbols)
-        if row.required and row.expected(symbols)
-        for suffix, shape in _parameters(row, symbols)
-    }
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == expected
-
-
-def _parameters(row: Row, symbols: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    shape = row.weight_shape(symbols)
-    yield "weight", shape
-    if row.has_bias(symbols):
-        yield "bias", shape[:1]
+    assert {n: tuple(tensor.shape) for n, tensor in state.items()} == parameters(hf, symbols)
 
 
 def _json(config: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Rotary embeddings: rope_parameters of config.json, yarn and llama_4_scaling of params.json.
 
-`yarn` and `llama_4_scaling` read a config; `rope_parameters` writes one.
+`yarn` and `llama_4_scaling` read a config; `rope_keys` and `scaling_keys` write one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isclose, log
 from typing import Any
 
@@ -87,7 +87,7 @@ def _apply_scale(config: HfConfig, rope: Mapping[str, Any]) -> bool:
 
 
 def _scales_of(text_type: str, factor: float) -> tuple[float, float]:
-    # latent attention scales whole logits, the rest of their rotated parts included
+    # latent attention scales whole logits, not the rotated part of queries and keys
     return (1.0, factor**2) if text_type == "mistral4" else (factor, 1.0)
 
 
@@ -141,8 +141,8 @@ def _integral(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def rope_parameters(params: Mapping[str, Any], text_type: str) -> dict[str, Any]:
-    """The text model's rope_parameters for transformers 5, from params.json.
+def rope_keys(params: Mapping[str, Any], text_type: str) -> Iterator[tuple[str, Any]]:
+    """(table path, value) of the text model's rope for transformers 5, the inverse of `yarn`.
 
     Raises MmfmtError for a latent attention without yarn, which transformers cannot run.
     """
@@ -151,15 +151,22 @@ def rope_parameters(params: Mapping[str, Any], text_type: str) -> dict[str, Any]
     if said:
         rope |= _yarn_parameters(said, text_type)
     elif text_type == "mistral4":
-        raise MmfmtError(
-            f"{PARAMS}: yarn", "is missing: Mistral4 in transformers has no other rope"
-        )
+        raise MmfmtError(f"{PARAMS}: yarn", "is missing: transformers' Mistral4 has no other rope")
     if text_type in SCALING_QUERIES:
         rope |= _query_scaling(params.get("llama_4_scaling", {}))
     if text_type == "mistral4":
         both = params["qk_nope_head_dim"] + params["qk_rope_head_dim"]
         rope["partial_rotary_factor"] = params["qk_rope_head_dim"] / both
-    return rope
+    yield "text.rope_parameters", rope
+
+
+def scaling_keys(params: Mapping[str, Any], _: str) -> Iterator[tuple[str, Any]]:
+    """(table path, value) of llama_4_scaling for vLLM, beside what `rope_keys` says of it.
+
+    vLLM does not read rope_parameters.llama_4_scaling_beta (its issue 48621).
+    """
+    if scaling := params.get("llama_4_scaling"):
+        yield "text.llama_4_scaling", scaling
 
 
 def _yarn_parameters(said: Mapping[str, Any], text_type: str) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """params.json to config.json, by the field table; each step is a pure function of a dict."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmfmt.configs.fields import Field, holds, json_path, native_defaults, rows, rows_of
 from mmfmt.configs.hf import DEFAULT_TEXT, EXTRAS, MULTIMODAL, PARAMS, HfConfig
-from mmfmt.configs.rope import rope_parameters
-from mmfmt.configs.to_params import nest, own_fields
+from mmfmt.configs.rope import rope_keys, scaling_keys
+from mmfmt.configs.to_params import nest, own_fields, supplied_fields
 from mmfmt.configs.window import window_keys
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
 from mmfmt.schemas import validate
 
 Params = Mapping[str, Any]
+Entries = Iterator[tuple[str, Any]]
+"""(table path, value) of what config.json says"""
 
 ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
@@ -31,6 +33,12 @@ _VERSION = "5.0.0"
 _QUANTIZATION = ("quantization", "quantization_config")
 # of every tekken.json
 _IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 11}
+# the inverse of what `computed` names, given params.json and the model_type of the text model
+_WRITERS: Mapping[str, Callable[[Params, str], Entries]] = {
+    "yarn": rope_keys,
+    "llama_4_scaling": scaling_keys,
+    "window": window_keys,
+}
 
 
 def to_config(
@@ -61,7 +69,8 @@ def to_config(
 def _plain(params: Params) -> dict[str, Any]:
     """Params without nulls, quantization, and older spellings of sections."""
     kept = _without_nulls(params)
-    if "hidden_size" in kept.get("multimodal", {}):  # vLLM takes the vision encoder from there
+    section = kept.get("multimodal")
+    if isinstance(section, Mapping) and "hidden_size" in section:  # where vLLM too takes it from
         kept["vision_encoder"] = kept.pop("multimodal")
     if "_sliding_window" in kept:  # hidden from older readers (mistral-inference)
         kept["sliding_window"] = kept.pop("_sliding_window")
@@ -79,18 +88,15 @@ def _hears(params: Params) -> bool:
 
 def model_type_of(params: Params) -> str:
     """The model_type of the class that a model with these params is, by content."""
-    if not _hears(params):
-        return (
-            _vision_model_type(params) if "vision_encoder" in params else _text_model_type(params)
-        )
-    if "vision_encoder" in params:
+    sees, hears = "vision_encoder" in params, _hears(params)
+    if sees and hears:
         raise MmfmtError(f"{PARAMS}: vision_encoder", "no class both sees and hears")
-    encoder = params["multimodal"]["whisper_model_args"].get("encoder_args", {})
-    return "voxtral_realtime" if encoder.get("causal") else "voxtral"
-
-
-def _vision_model_type(params: Params) -> str:
-    return "mistral3" if params["vision_encoder"].get("mm_projector_id") else "llava"
+    if hears:
+        encoder = params["multimodal"]["whisper_model_args"]["encoder_args"]
+        return "voxtral_realtime" if encoder.get("causal") else "voxtral"
+    if sees:
+        return "mistral3" if params["vision_encoder"].get("mm_projector_id") else "llava"
+    return _text_model_type(params)
 
 
 def _text_model_type(params: Params) -> str:
@@ -101,7 +107,9 @@ def _text_model_type(params: Params) -> str:
         raise MmfmtError(f"{PARAMS}: moe.num_shared_experts", problem)
     if "moe" in params:
         return "mixtral"
-    return "ministral3" if "yarn" in params or "llama_4_scaling" in params else "mistral"
+    # Ministral3 heeds no pattern of windows; what becomes of a mistral with one does yarn too
+    yarn = "yarn" in params and not isinstance(params.get("sliding_window"), list)
+    return "ministral3" if yarn or "llama_4_scaling" in params else "mistral"
 
 
 def _positions(params: Params) -> int:
@@ -111,39 +119,29 @@ def _positions(params: Params) -> int:
     return int(params.get("max_seq_len", params.get("model_max_length", reached)))
 
 
-def _entries(
-    params: Params, model_type: str, text_type: str, ids: Mapping[str, int]
-) -> Iterator[tuple[str, Any]]:
-    """(table path, value) of all that config.json says, in its order."""
+def _entries(params: Params, model_type: str, text_type: str, ids: Mapping[str, int]) -> Entries:
+    """All that config.json says, in its order."""
     kinds = {model_type, text_type}
     if model_type in MULTIMODAL:
         yield "text.model_type", text_type
     yield from ((f"text.{name}", number) for name, number in ids.items())
     for row in rows_of(kinds):
         yield from _entries_of(row, flatten(params))
-        if row["native"] == "sliding_window":
-            yield from window_keys(params, model_type)
+        if writer := _WRITERS.get(row.get("computed", "")):
+            yield from writer(params, text_type)
     yield from ((r["hf"], r["values"][0]) for r in rows_of(kinds, "assumed") if r.get("write"))
-    yield "text.rope_parameters", rope_parameters(params, text_type)
-    yield from _for_vllm(params)
     if vision := params.get("vision_encoder"):
         yield "vision.head_dim", vision["hidden_size"] // vision["num_attention_heads"]
 
 
-def _entries_of(row: Field, values: Params) -> Iterator[tuple[str, Any]]:
-    """(table path, value) of a field that is written as it stands."""
+def _entries_of(row: Field, values: Params) -> Entries:
+    """A field that is written as it stands."""
     paths = row.get("write", row.get("hf", [])[:1])
     value = values.get(row["native"], row.get("native_default"))
     if value is None and "hf" in row and not row.get("optional"):
         raise MmfmtError(f"{PARAMS}: {row['native']}", "is missing")
     if value is not None or row.get("null"):
         yield from ((path, value) for path in paths)
-
-
-def _for_vllm(params: Params) -> Iterator[tuple[str, Any]]:
-    # vLLM does not read rope_parameters.llama_4_scaling_beta (its issue 48621)
-    if scaling := params.get("llama_4_scaling"):
-        yield "text.llama_4_scaling", scaling
 
 
 def _put(config: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -154,13 +152,21 @@ def _put(config: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _extras(said: Params, config: HfConfig) -> dict[str, Any]:
     """The params that the way back would not give; those it would change cannot be carried."""
-    back = own_fields(config, has_output=True)
+    back = _way_back(config)
     for path, value in said.items():
         known = back.get(path, native_defaults().get(path))
         if known != value and _has_meaning(path):
             problem = f"{value!r} cannot be carried: {config.model_type} of transformers"
             raise MmfmtError(f"{PARAMS}: {path}", f"{problem} has {known!r} or no place for it")
+    back |= supplied_fields(config)
     return nest({path: value for path, value in said.items() if back.get(path) != value})
+
+
+def _way_back(config: HfConfig) -> dict[str, Any]:
+    try:
+        return own_fields(config, has_output=True)
+    except MmfmtError as error:
+        raise MmfmtError(PARAMS, f"cannot be carried: it would make a {error}") from error
 
 
 def _has_meaning(path: str) -> bool:

@@ -31,6 +31,11 @@ def own_fields(config: HfConfig, has_output: bool) -> dict[str, Any]:
     return {path: value for path, value in flatten(found).items() if value is not None}
 
 
+def supplied_fields(config: HfConfig) -> dict[str, Any]:
+    """What params.json gets, by path, where nothing says otherwise; config.json has no place."""
+    return {row["native"]: row["supplied"] for row in rows_of(config.kinds) if "supplied" in row}
+
+
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted path as nested objects: the inverse of `flatten`."""
     nested: dict[str, Any] = {}
@@ -45,14 +50,13 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_extras(fields: dict[str, Any], config: HfConfig) -> dict[str, Any]:
     """Fields and those that only `mistral_extras` has; it must not contradict the rest."""
-    supplied = {r["native"]: r["supplied"] for r in rows_of(config.kinds) if "supplied" in r}
     extras = flatten(config.body.get(EXTRAS) or {})
     for path, value in extras.items():
         related = {known: said for known, said in fields.items() if _related(known, path)}
         if related not in ({}, {path: value}):
             place, said = f"{CONFIG}: {EXTRAS}.{path}", next(iter(related.values()))
             raise MmfmtError(place, f"{value!r}, but the rest of the file says {said!r}")
-    return {**fields, **supplied, **extras}
+    return {**fields, **supplied_fields(config), **extras}
 
 
 def _related(one: str, other: str) -> bool:

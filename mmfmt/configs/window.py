@@ -39,7 +39,7 @@ def _shortest_period(windows: list[int | None]) -> list[int | None]:
     return next(windows[:n] for n in periods if windows[:n] * (count // n) == windows)
 
 
-def window_keys(params: Mapping[str, Any], model_type: str) -> Iterator[tuple[str, Any]]:
+def window_keys(params: Mapping[str, Any], text_type: str) -> Iterator[tuple[str, Any]]:
     """(table path, value) of what config.json says of the window, the inverse of `sliding_window`.
 
     An explicit null where there is none: the default of MistralConfig is 4096.
@@ -48,8 +48,8 @@ def window_keys(params: Mapping[str, Any], model_type: str) -> Iterator[tuple[st
     if not isinstance(said, list):
         yield "text.sliding_window", said
         return
-    if model_type not in _PATTERNED:
-        problem = f"is a pattern of layers, for which {model_type} in transformers has no place"
+    if text_type != "mistral" or {"vision_encoder", "multimodal"} & params.keys():
+        problem = f"{said} is a pattern of layers, which this class of transformers does not heed"
         raise MmfmtError(f"{PARAMS}: sliding_window", problem)
     yield "text.sliding_window", _only(said)
     repeats, rest = divmod(params["n_layers"], len(said))

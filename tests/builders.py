@@ -142,15 +142,15 @@ def latent(geometry: Geometry) -> dict[str, Any]:
     return {
         **text,
         "num_key_value_heads": geometry.heads,
-        "moe_intermediate_size": 40,
+        "moe_intermediate_size": 64,
         "n_routed_experts": 3,
         "num_experts_per_tok": 2,
         "first_k_dense_replace": 1,
-        "q_lora_rank": 24,
-        "kv_lora_rank": 16,
-        "qk_nope_head_dim": 12,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 32,
+        "v_head_dim": 16,
     }
 
 

@@ -9,10 +9,13 @@ cd "$(dirname "$0")/.."
 # torch first: a plain requirement would fetch the CUDA build
 .venv/bin/pip install -q torch==2.13.0
 .venv/bin/pip install -q -e '.[test]'
+# transformers' PixtralProcessor wants it; without its CUDA packages
+.venv/bin/pip install -q --no-deps torchvision==0.28.0
+bash tests/hook_torchvision.sh .venv/bin/python
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -q
+.venv/bin/pytest -q -n auto
 
 if [ "${1:-}" = --engine ]; then
   bash tests/engine/setup_vllm.sh .venv-vllm

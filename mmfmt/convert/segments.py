@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmfmt.convert.plan import Blocks, Copy, Segment
-from mmfmt.convert.steps import Pack, Reciprocal, Reorder, Step, Transpose, Unpack
+from mmfmt.convert.steps import Pack, Reciprocal, Reorder, Step, Unpack
 from mmfmt.header import Entry
 
 
@@ -51,5 +51,5 @@ def _one_head(step: Step) -> Step:
 
 def _dtype(steps: Sequence[Step]) -> str:
     """numpy's name for what the first step takes; bytes for steps that only move values."""
-    first = next((step for step in steps if not isinstance(step, Reorder | Transpose)), None)
+    first = next((step for step in steps if not isinstance(step, Reorder)), None)
     return {Unpack: "<i4", Reciprocal: "<f4"}.get(type(first), "u1")

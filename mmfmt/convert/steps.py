@@ -102,17 +102,7 @@ class Reciprocal:
         return np.float32(1.0) / values
 
 
-@dataclass(frozen=True)
-class Transpose:
-    """Swap the first two dimensions of a block."""
-
-    step: Literal["transpose"] = "transpose"
-
-    def __call__(self, blocks: Array) -> Array:
-        return blocks.swapaxes(1, 2)
-
-
-Step = Reorder | Unpack | Pack | Reciprocal | Transpose
+Step = Reorder | Unpack | Pack | Reciprocal
 
 
 def sinusoids(rows: int, columns: int, dtype: str) -> Array:

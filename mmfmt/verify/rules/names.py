@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mmfmt.checkpoint import Module, expected_modules
+from mmfmt.checkpoint import unknown_tensor as unknown
 from mmfmt.model import Model, family_faults, presence_faults
 from mmfmt.quantization import module_faults
 from mmfmt.verify.findings import Problem, rule
@@ -19,12 +20,9 @@ def unknown_tensor(subject: Subject) -> Iterator[Problem]:
     Repair: rename the tensor, or remove it.
     """
     for model in subject.models:
-        shards = model.weights.headers.items()
         for name in model.checkpoint.unknown:
-            shard = next(shard for shard, header in shards if name in header.tensors)
-            nearest = model.checkpoint.naming.nearest(name)
-            message = f"no {model.checkpoint.naming.label} tensor has this name"
-            yield Problem(shard, name, message, f"nearest known: {nearest}")
+            error = unknown(model.checkpoint, name)
+            yield Problem(_shard_of(model, name), name, error.problem, error.fix)
 
 
 @rule("MMF302")
@@ -62,6 +60,11 @@ def wrong_shape(subject: Subject) -> Iterator[Problem]:
 def _expected(model: Model) -> list[Module]:
     expected = set(expected_modules(model.checkpoint.naming, model.symbols))
     return [module for key, module in model.checkpoint.modules.items() if key in expected]
+
+
+def _shard_of(model: Model, name: str) -> str:
+    shards = model.weights.headers.items()
+    return next(shard for shard, header in shards if name in header.tensors)
 
 
 def _files(model: Model) -> str:

@@ -1,4 +1,7 @@
-"""Let a CUDA build of torchvision be imported beside CPU torch (installed by setup_vllm.sh)."""
+"""Let a CUDA build of torchvision be imported beside CPU torch.
+
+Installed by hook_torchvision.sh.
+"""
 
 import sys
 from collections.abc import Sequence

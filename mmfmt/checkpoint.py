@@ -101,9 +101,10 @@ class Checkpoint:
     def shard(self, shard: str) -> list[Parameter]:
         """The parameters of one shard, in the order of their bytes."""
         entries = self.weights.headers[shard].by_offset()
-        return [p for name, entry in entries for p in self._parameters(shard, name, entry)]
+        return [p for name, entry in entries for p in self.parameters(shard, name, entry)]
 
-    def _parameters(self, shard: str, name: str, entry: Entry) -> Iterator[Parameter]:
+    def parameters(self, shard: str, name: str, entry: Entry) -> Iterator[Parameter]:
+        """The parameters that a stored tensor holds: one, many in a stack, none in an extra."""
         if match := self.matches[name]:
             yield Parameter(name, shard, entry, match)
         elif stack := self.stacks.get(name):

@@ -1,9 +1,8 @@
 """The modules and parameters that the layout tables give a model, for tests to compare with."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from mmfmt.layout import Row, Slots
+from mmfmt.layout import Row, Slots, Symbols
 from mmfmt.naming import Naming
 
 ENCODER = "multimodal.whisper_model_args.encoder_args"
@@ -14,13 +13,13 @@ COUNTS = {
 }
 
 
-def instances(naming: Naming, symbols: dict[str, Any]) -> Iterator[tuple[Row, Slots, str]]:
+def instances(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Slots, str]]:
     """Every module that a naming has a name for, with the name."""
     return _instances(naming, naming.family.rows, symbols)
 
 
 def _instances(
-    naming: Naming, rows: Iterable[Row], symbols: dict[str, Any]
+    naming: Naming, rows: Iterable[Row], symbols: Symbols
 ) -> Iterator[tuple[Row, Slots, str]]:
     for row in rows:
         if naming.has(row):
@@ -28,13 +27,13 @@ def _instances(
                 yield row, slots, naming.module(row, slots)
 
 
-def required(naming: Naming, symbols: dict[str, Any]) -> Iterator[tuple[Row, Slots, str]]:
+def required(naming: Naming, symbols: Symbols) -> Iterator[tuple[Row, Slots, str]]:
     """The modules that a model with these params cannot be without."""
     rows = (row for row in naming.family.rows if row.required and row.expected(symbols))
     return _instances(naming, rows, symbols)
 
 
-def parameters(naming: Naming, symbols: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def parameters(naming: Naming, symbols: Symbols) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of an unquantized model."""
     return {
         f"{module}.{suffix}": shape

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests import builders
@@ -118,3 +119,33 @@ def test_bf16_needs_no_reader(tmp_path: Path, to_consolidated: Run, to_hf: Run) 
     forget_the_reader(tmp_path / "native")
     succeed(to_hf(tmp_path / "native", tmp_path / "back", "--names", "legacy"))
     assert bits(tmp_path / "back") == bits(tmp_path / "hf")
+
+
+def test_reorder_keeps_everything(sets: Path, run: Run) -> None:
+    """Tensors that a change of layout would drop stay where they are, byte for byte."""
+    name = "consolidated-00001-of-00002.safetensors"
+    leftover = {"layers.0.attention.kv_fake_quantizer.qscale_act": torch.tensor([0.5])}
+    for reader in ("vllm", "native"):
+        file = sets / reader / name
+        tensors = {**leftover, **load_file(file)}
+        save_file(tensors, file, builders.file_metadata(file))
+        index = sets / reader / "consolidated.safetensors.index.json"
+        body = builders.read_json(index)
+        body["weight_map"] |= dict.fromkeys(leftover, name)
+        builders.write_json(index, body)
+    outcome = run("convert", "reorder", sets / "vllm", sets / "out", "--reader", "native")
+    succeed(outcome)
+    assert "dropped" not in outcome.err
+    assert bits(sets / "out", "consolidated") == bits(sets / "native", "consolidated")
+
+
+def test_reorder_keeps_a_tied_head(tmp_path: Path, to_consolidated: Run, run: Run) -> None:
+    """An output head beside tied embeddings is not needed, but it is not this command's to drop."""
+    builders.save_model(tmp_path / "hf", "mistral", tie_word_embeddings=True)
+    succeed(to_consolidated(tmp_path / "hf", tmp_path / "native"))
+    tensors = builders.load_set(tmp_path / "native", "consolidated")
+    tensors["output.weight"] = tensors["tok_embeddings.weight"].clone()
+    builders.save_set(tmp_path / "native", [tensors], "consolidated")
+    succeed(run("convert", "reorder", tmp_path / "native", tmp_path / "out", "--reader", "native"))
+    before, after = (bits(tmp_path / name, "consolidated") for name in ("native", "out"))
+    assert after == before

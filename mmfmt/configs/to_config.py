@@ -124,6 +124,9 @@ def _entries(params: Params, model_type: str, text_type: str, ids: Mapping[str, 
     kinds = {model_type, text_type}
     if model_type in MULTIMODAL:
         yield "text.model_type", text_type
+    if model_type in MULTIMODAL and text_type in ARCHITECTURES:
+        # vLLM looks the class up by model_type else, and does not know all of them
+        yield "text.architectures", [ARCHITECTURES[text_type]]
     yield from ((f"text.{name}", number) for name, number in ids.items())
     for row in rows_of(kinds):
         yield from _entries_of(row, flatten(params))

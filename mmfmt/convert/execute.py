@@ -176,10 +176,11 @@ def _blocks(segment: Blocks, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
 
 def _read(source: BinaryIO, count: int) -> bytes:
     data = source.read(count)
-    if len(data) < count:
-        data += b"".join(iter(lambda: source.read(count - len(data)), b""))
-    if len(data) != count:
-        raise MmfmtError(source.name, "became shorter while it was read")
+    while len(data) < count:  # the kernel may give less than it was asked for
+        more = source.read(count - len(data))
+        if not more:
+            raise MmfmtError(source.name, "became shorter while it was read")
+        data += more
     return data
 
 

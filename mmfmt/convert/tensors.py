@@ -18,7 +18,7 @@ from mmfmt.convert.segments import segment
 from mmfmt.convert.stacking import Stacks
 from mmfmt.convert.steps import Order, Pack, Reciprocal, Reorder, Step, Unpack
 from mmfmt.errors import MmfmtError
-from mmfmt.header import nbytes
+from mmfmt.header import Entry, nbytes
 from mmfmt.model import Model
 from mmfmt.naming import Naming
 from mmfmt.quantization import Scheme, packing_of
@@ -67,8 +67,15 @@ class Transfer:
     repack: bool = False
 
     @property
+    def renames(self) -> bool:
+        """Whether the names change too; where they do not, every tensor is kept."""
+        return self.source.naming is not self.target.naming
+
+    @property
     def dropped(self) -> tuple[Dropped, ...]:
         """Tensors of the source that the target layout has no use for."""
+        if not self.renames:
+            return ()
         checkpoint = self.model.checkpoint
         extras = [Dropped(extra.name, extra.reason) for extra in checkpoint.extras]
         parameters = (p for shard in checkpoint.weights.shards for p in checkpoint.shard(shard))
@@ -95,13 +102,19 @@ class Transfer:
 
     def groups(self) -> list[list[PlannedTensor]]:
         """The output tensors, shard by shard as in the source, in the order of its bytes."""
-        stacks, checkpoint = Stacks(self.target.naming), self.model.checkpoint
-        groups = [
-            [self._part(stacks, p) for p in checkpoint.shard(shard) if not self._needless(p)]
-            for shard in self.model.weights.shards
-        ]
+        stacks = Stacks(self.target.naming)
+        groups = [list(self._shard(stacks, shard)) for shard in self.model.weights.shards]
         groups[-1] += self._made()
         return stacks.joined(groups)
+
+    def _shard(self, stacks: Stacks, shard: str) -> Iterator[PlannedTensor]:
+        for name, entry in self.model.weights.headers[shard].by_offset():
+            parameters = list(self.model.checkpoint.parameters(shard, name, entry))
+            yield from (self._part(stacks, p) for p in parameters if not self._needless(p))
+            if not parameters and not self.renames:
+                yield PlannedTensor(
+                    name, name, entry.dtype, entry.shape, (self._copy(shard, entry),)
+                )
 
     def _made(self) -> Iterator[PlannedTensor]:
         """Tensors that the source's layout does not store."""
@@ -130,6 +143,8 @@ class Transfer:
     def _needless(self, parameter: Parameter) -> str:
         """Why the target has no use for a parameter; empty for all but a few."""
         row = parameter.match.row
+        if not self.renames:
+            return ""
         if row.absent and self.model.symbols.get(row.absent):
             return _TIED
         return _MADE if row.made and not self.target.naming.has(row) else ""
@@ -146,14 +161,15 @@ class Transfer:
         steps = _packed_anew(steps, repack) if repack else steps
         if carried.reciprocal:
             steps.append(Reciprocal())
-        dtype, shape = parameter.entry.dtype, repack.shape if repack else carried.shape
-        length = nbytes(dtype, shape) or 0
+        stored, shape = parameter.entry, repack.shape if repack else carried.shape
+        length = nbytes(stored.dtype, shape) or 0
+        copy = self._copy(parameter.shard, stored)
         return PlannedTensor(
             name=f"{self.target.naming.module(match.row, match.slots)}.{suffix}",
             source_name=parameter.name,
-            dtype=dtype,
+            dtype=stored.dtype,
             shape=shape,
-            segments=(segment(self._copy(parameter), parameter.entry, steps, length),),
+            segments=(segment(copy, stored, steps, length),),
         )
 
     def check(self) -> None:
@@ -174,10 +190,10 @@ class Transfer:
     def _moves(self, module: Module, suffix: str) -> bool:
         return self.source.order(module, suffix) != self.target.order(module, suffix)
 
-    def _copy(self, parameter: Parameter) -> Copy:
-        weights, entry = self.model.weights, parameter.entry
-        start = weights.headers[parameter.shard].data_start + entry.start
-        return Copy(str(weights.paths[parameter.shard]), start, entry.nbytes)
+    def _copy(self, shard: str, entry: Entry) -> Copy:
+        weights = self.model.weights
+        start = weights.headers[shard].data_start + entry.start
+        return Copy(str(weights.paths[shard]), start, entry.nbytes)
 
     def _repacking(
         self, module: Module, parameter: Parameter, scheme: Scheme | None

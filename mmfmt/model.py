@@ -113,8 +113,7 @@ def native_model(repo: Repo) -> Model:
 def check_model(model: Model) -> None:
     """Check every name, dtype and shape; MmfmtError for the first that is wrong."""
     if not model.weights.exists:
-        stem = model.weights.stem
-        raise MmfmtError(str(model.repo.path), f"holds no {stem}*.safetensors", "name another repo")
+        raise _no_weights(model)
     for name in model.checkpoint.unknown:
         raise unknown_tensor(model.checkpoint, name)
     for extra in model.checkpoint.extras:
@@ -123,6 +122,14 @@ def check_model(model: Model) -> None:
     for faults in (family_faults, presence_faults, parameter_faults, kv_cache_faults):
         for place, fault in faults(model):
             raise MmfmtError(place, fault)
+
+
+def _no_weights(model: Model) -> MmfmtError:
+    problem = f"holds no {model.weights.stem}*.safetensors"
+    for name in model.repo.pickles:
+        fix = "save its tensors as safetensors first"
+        return MmfmtError(str(model.repo.path), f"{problem}; {name} is a pickle, never loaded", fix)
+    return MmfmtError(str(model.repo.path), problem, "name another repo")
 
 
 def family_faults(model: Model) -> Faults:

@@ -14,6 +14,8 @@ from mmfmt.header import Entry, Header, read_header
 HF_STEM, NATIVE_STEM = "model", "consolidated"
 TOKENIZER_FILES = re.compile(r"tekken\.json|tokenizer\.model(\.v\d+(m\d+)?)?")
 
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; MmfmtError when it is missing, not JSON, or not an object."""
@@ -124,6 +126,11 @@ class Repo:
 
     def json(self, name: str) -> dict[str, Any]:
         return read_json(self.path / name)
+
+    @property
+    def pickles(self) -> list[str]:
+        """Weight files whose loading would run the code inside: their names only."""
+        return sorted(p.name for p in self.path.iterdir() if p.suffix in PICKLE_SUFFIXES)
 
     @cached_property
     def tokenizer(self) -> Path | None:

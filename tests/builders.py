@@ -53,12 +53,14 @@ PREFIXES = {
         "language_model.model.",
         "language_model.lm_head.",
         "vision_tower.",
+        "audio_tower.",
         "multi_modal_projector.",
     ),
     "new": (
         "model.language_model.",
         "lm_head.",
         "model.vision_tower.",
+        "model.audio_tower.",
         "model.multi_modal_projector.",
     ),
 }

@@ -403,6 +403,9 @@ def test_nothing_and_no_folder(tmp_path: Path, to_consolidated: Run) -> None:
     assert to_consolidated(tmp_path / "file").code == 2
     (tmp_path / "empty").mkdir()
     assert "holds no model*.safetensors" in to_consolidated(tmp_path / "empty").error
+    (tmp_path / "empty" / "consolidated.00.pth").write_bytes(b"\x80\x04.")
+    error = to_consolidated(tmp_path / "empty").error
+    assert "consolidated.00.pth is a pickle, never loaded (save its tensors as" in error
     assert {path.name for path in tmp_path.iterdir()} == {"file", "empty"}
 
 

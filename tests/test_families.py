@@ -100,10 +100,10 @@ def test_mixtral_is_not_read_by_vllm(tmp_path: Path, to_consolidated: Run) -> No
 # --- draft heads ---
 
 
-@pytest.fixture
-def draft(tmp_path: Path, to_consolidated: Run) -> Path:
-    """A dense EAGLE draft head: two layers, a projection, no embeddings of its own."""
-    builders.save_model(tmp_path / "hf", "ministral3")
+@pytest.fixture(params=["ministral3", "mistral4"])
+def draft(request: pytest.FixtureRequest, tmp_path: Path, to_consolidated: Run) -> Path:
+    """An EAGLE draft head, dense or latent: layers, a projection, no embeddings of its own."""
+    builders.save_model(tmp_path / "hf", request.param)
     succeed(to_consolidated(tmp_path / "hf", tmp_path / "eagle"))
     tensors = builders.load_set(tmp_path / "eagle", "consolidated")
     tensors["eagle_linear.weight"] = torch.randn(64, 128).to(torch.bfloat16)
@@ -116,7 +116,14 @@ def test_draft_heads_have_no_hf_layout(tmp_path: Path, draft: Path, run: Run) ->
     """Good as they are, and refused by name."""
     assert run("verify", draft).code == 0, run("verify", draft).out
     error = run("convert", "consolidated-to-hf", draft, tmp_path / "out").error
-    assert "no Hugging Face layout is known for models of the eagle family" in error
+    assert "no Hugging Face layout is known for models of the eagle" in error
+
+
+def test_draft_heads_are_reordered(tmp_path: Path, draft: Path, run: Run) -> None:
+    """Unquantized, a draft head has the same rows for every reader."""
+    succeed(run("convert", "reorder", draft, tmp_path / "out", "--reader", "native"))
+    assert bits(tmp_path / "out", "consolidated") == bits(draft, "consolidated")
+    assert run("verify", tmp_path / "out").code == 0
 
 
 # --- extra tensors ---

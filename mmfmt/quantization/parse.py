@@ -77,7 +77,7 @@ def parse_quantization(
 
 
 _REFUSED = {
-    "bitsandbytes": "'bitsandbytes' cannot be converted: its blocks run across rows",
+    "bitsandbytes": "'bitsandbytes' cannot be converted: no reader loads it consolidated",
     "marlin": "'marlin' cannot be converted: its rows are tiled",
     "gptq-marlin-24": "'gptq-marlin-24' cannot be converted: its rows are tiled",
 }

@@ -1,6 +1,6 @@
 """The quantization section of a layout's config file, made anew from the tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from mmfmt.checkpoint import Checkpoint, Module
@@ -12,6 +12,9 @@ from mmfmt.schemas import table
 
 # said while calibrating, of no use to a loader; old readers refuse some of them
 _CALIBRATION = {"observer", "observer_kwargs"}
+# versions before 0.13 refuse these keys; vLLM, and versions from 0.15 on, infer the same, but for
+# MX formats (0.13 and 0.14 want them for NVFP4 where transformers 4 compresses in memory)
+_DTYPES = {"scale_dtype", "zp_dtype"}
 NATIVE_KEY, HF_KEY = "quantization", "quantization_config"
 
 
@@ -41,9 +44,9 @@ def _compressed_tensors(
 ) -> tuple[str, dict[str, Any]]:
     """Nulls and calibration keys are left out: several versions refuse them (0.20 omits them)."""
     reader = _list_reader(checkpoint, layout)
-    body = {key: _without_nulls(value) for key, value in quantization.body.items() if value}
+    body = {key: _kept(value, _DTYPES) for key, value in quantization.body.items() if value}
     groups = {
-        scheme.group: _group(body["config_groups"][scheme.group], targets)
+        scheme.group: _group(quantization.body["config_groups"][scheme.group], scheme, targets)
         for scheme, targets in _targets(quantization, checkpoint, reader)
     }
     return NATIVE_KEY if layout == "native" else HF_KEY, {
@@ -54,27 +57,19 @@ def _compressed_tensors(
     }
 
 
-def _without_nulls(value: Any) -> Any:
+def _kept(value: Any, silent: Set[str]) -> Any:
     if not isinstance(value, Mapping):
         return value
-    kept = {k: v for k, v in value.items() if v is not None and k not in _CALIBRATION}
-    return {key: _without_nulls(inner) for key, inner in kept.items()}
+    kept = {k: v for k, v in value.items() if v is not None and k not in _CALIBRATION | silent}
+    return {key: _kept(inner, silent) for key, inner in kept.items()}
 
 
-def _group(group: Mapping[str, Any], targets: list[str]) -> dict[str, Any]:
-    """A config group without an actorder that the versions before 0.17.1 refuse."""
-    weights = dict(group["weights"])
-    if weights.get("strategy") != "group":
-        weights.pop("actorder", None)
-    args = {"weights": weights, "input_activations": group.get("input_activations")}
-    plain = not str(group.get("format")).startswith("mx")
-    kept = {key: _without_dtypes(said) if plain else said for key, said in args.items() if said}
-    return {**group, **kept, "targets": targets}
-
-
-def _without_dtypes(said: Mapping[str, Any]) -> dict[str, Any]:
-    # versions before 0.13 refuse these keys; later ones infer the same, but for MX formats
-    return {key: v for key, v in said.items() if key not in ("scale_dtype", "zp_dtype")}
+def _group(group: Mapping[str, Any], scheme: Scheme, targets: list[str]) -> dict[str, Any]:
+    """A config group without an actorder that the versions before 0.16 refuse."""
+    kept = _kept(group, set() if scheme.format.startswith("mx") else _DTYPES)
+    if kept["weights"].get("strategy") != "group":
+        kept["weights"].pop("actorder", None)
+    return {**kept, "targets": targets}
 
 
 def _targets(

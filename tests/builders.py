@@ -80,6 +80,11 @@ class Geometry:
     vision_hidden: int = 32
     vision_heads: int = 2
     vision_layers: int = 1
+    # of latent attention
+    kv_rank: int = 32
+    plain_dim: int = 16
+    rotary_dim: int = 32
+    value_dim: int = 16
 
     def text(self) -> dict[str, Any]:
         """The text half as arguments of transformers' config classes."""
@@ -149,10 +154,10 @@ def latent(geometry: Geometry) -> dict[str, Any]:
         "num_experts_per_tok": 2,
         "first_k_dense_replace": 1,
         "q_lora_rank": 32,
-        "kv_lora_rank": 32,
-        "qk_nope_head_dim": 16,
-        "qk_rope_head_dim": 32,
-        "v_head_dim": 16,
+        "kv_lora_rank": geometry.kv_rank,
+        "qk_nope_head_dim": geometry.plain_dim,
+        "qk_rope_head_dim": geometry.rotary_dim,
+        "v_head_dim": geometry.value_dim,
     }
 
 

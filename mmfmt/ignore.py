@@ -34,7 +34,7 @@ class IgnoreReader:
     classes: bool
     fused: bool
     prefixes: tuple[tuple[str, str], ...]
-    vision: tuple[str, ...]
+    ignored: tuple[str, ...]
 
     def asks(self, module: Module) -> bool:
         """Whether the reader would quantize the module, were it not ignored."""
@@ -72,7 +72,7 @@ def ignore_reader(label: str, family: Family) -> IgnoreReader:
         classes=columns["classes"],
         fused=columns["fused"],
         prefixes=tuple((old, new) for old, new in columns["prefixes"]) if multimodal else (),
-        vision=tuple(columns.get("vision", ())) if multimodal else (),
+        ignored=family.ignored if columns.get("others") else (),
     )
 
 
@@ -86,7 +86,7 @@ def ignore_list(checkpoint: Checkpoint, reader: IgnoreReader) -> list[str]:
         raise MmfmtError(place, "loaders fuse these: quantize all of them or none")
     bare = [module for module in checkpoint.linears if not module.quantized]
     names = [reader.name(module) for module in bare if reader.naming.has(module.row)]
-    return names + list(reader.vision)
+    return names + list(reader.ignored)
 
 
 def mixed_groups(checkpoint: Checkpoint) -> Iterator[list[Module]]:

@@ -58,6 +58,7 @@ class Row:
     shape: tuple[str, ...]
     slots: tuple[tuple[str, str], ...]
     hf: str = ""
+    vllm: str = ""
     also: tuple[str, ...] = ()
     native_also: tuple[str, ...] = ()
     rotary: tuple[str, str] | None = None
@@ -141,6 +142,7 @@ class Family:
     present: tuple[str, ...]
     absent: tuple[str, ...]
     unread: Mapping[str, str]
+    ignored: tuple[str, ...]
 
     def fits(self, symbols: Symbols) -> bool:
         """Whether params with these symbols describe a model of the family."""
@@ -176,6 +178,7 @@ def _family(label: str, columns: Mapping[str, Any]) -> Family:
         present=tuple(columns.get("present", ())),
         absent=tuple(columns.get("absent", ())),
         unread=columns.get("unread", {}),
+        ignored=tuple(entry for layout in layouts for entry in layout.get("ignored", ())),
     )
 
 

@@ -104,7 +104,8 @@ def native(family: Family) -> Naming:
 def naming(family: Family, group: str, generation: str) -> Naming:
     """HF-style names with the prefixes of `generations.toml` (`hf`/`new`, `vllm`/`text`, ...)."""
     prefixes = table("generations")[group][generation]
-    patterns = {row: _fill(row.hf, prefixes) for row in family.rows}
+    own = {row: row.vllm for row in family.rows if group == "vllm" and row.vllm}
+    patterns = {row: _fill(own.get(row, row.hf), prefixes) for row in family.rows}
     named = {row: pattern for row, pattern in patterns.items() if pattern}
     also = [(row, _fill(name, prefixes)) for row in named for name in row.also]
     stacks = {stack: _fill(stack.hf, prefixes) for stack in family.stacks}

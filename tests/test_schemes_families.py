@@ -48,6 +48,8 @@ LEFT_OUT = {
     "compressed-tensors": "ignore",
     "awq": "modules_to_not_convert",
 }
+# vLLM's Voxtral has quantized audio too, where no list says otherwise
+NO_LIST = ("FP8 static", "gptq 4", "gptq 3")
 
 
 def experts_apart(tensors: Tensors) -> Tensors:
@@ -115,6 +117,10 @@ def test_there_and_back(tmp_path: Path, run: Run, kind: str, name: str) -> None:
     Consolidated again from there, it is what it was.
     """
     source = quantized(tmp_path / "hf", kind, name)
+    if kind.startswith("voxtral") and name in NO_LIST:
+        error = run("convert", "hf-to-consolidated", source, tmp_path / "out").error
+        assert "is not quantized, and its method has no list to say so" in error
+        return
     for reader, names in zip(READERS, ("legacy", "new"), strict=True):
         native, back, again = (tmp_path / f"{reader}-{n}" for n in ("native", "back", "again"))
         options = ("--reader", reader)

@@ -109,7 +109,8 @@ def _fp8(
 def _check_all_quantized(quantization: Quantization, checkpoint: Checkpoint) -> None:
     for module in _bare_text(checkpoint):
         problem = f"{module.name} is not quantized, and its method has no list to say so"
-        raise MmfmtError(quantization.place, problem, "quantize all text modules or none")
+        fix = "quantize it too, or all with compressed-tensors"
+        raise MmfmtError(quantization.place, problem, fix)
 
 
 def _bare_text(checkpoint: Checkpoint) -> list[Module]:

@@ -1,5 +1,7 @@
 """Conversions of what not every family has: other spellings, stacks, draft heads, extras."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tests import builders
 from tests.conftest import Run
 from tests.test_roundtrip import bits, succeed
+from tests.test_schemes_families import POSITIONS, experts_apart
 
 # --- other spellings and stacks ---
 
@@ -95,6 +98,41 @@ def test_mixtral_is_not_read_by_vllm(tmp_path: Path, to_consolidated: Run) -> No
     outcome = to_consolidated(tmp_path / "hf", tmp_path / "native")
     assert outcome.code == 0
     assert "warning: vLLM has no map of native Mixtral names" in outcome.err
+
+
+# --- rows ---
+
+TEXT_ROWS = {r"layers\.\d\.attention\.wq\.weight": 4, r"layers\.\d\.attention\.wk\.weight": 2}
+ENCODER = r"mm_streams_embeddings\.embedding_module\.whisper_encoder\.transformer\.layers\.\d"
+# consolidated tensors whose rows are pairs side by side, by their number of heads: what
+# transformers' weight converters of each model permute. The rest is the same in both layouts.
+ROWS = {
+    "mixtral": TEXT_ROWS,
+    "mistral4": {},
+    "mistral3 with mistral4": {r"vision_encoder.*\.attention\.w[qk]\.weight": 2},
+    "voxtral": TEXT_ROWS,
+    "voxtral_realtime": TEXT_ROWS
+    | {ENCODER + r"\.attention\.wq\.(weight|bias)": 2, ENCODER + r"\.attention\.wk\.weight": 2},
+}
+
+
+@pytest.mark.parametrize("kind", builders.OTHER_KINDS)
+def test_rows(tmp_path: Path, to_consolidated: Run, kind: str) -> None:
+    """Exactly these tensors change, and by exactly this permutation."""
+    builders.save_model(tmp_path / "hf", kind)
+    succeed(to_consolidated(tmp_path / "hf", tmp_path / "native"))
+    source = experts_apart(builders.load_set(tmp_path / "hf"))
+    source.pop(POSITIONS, None)
+    found = builders.load_set(tmp_path / "native", "consolidated")
+    moved = set()
+    for name, tensor in found.items():
+        for pattern, heads in ROWS[kind].items():
+            if re.fullmatch(pattern, name):
+                found[name] = builders.to_hf_rows(tensor, heads)
+                moved.add(pattern)
+    assert moved == ROWS[kind].keys()
+    before, after = (Counter(map(builders.bits_of, t.values())) for t in (source, found))
+    assert after == before
 
 
 # --- draft heads ---

@@ -3,6 +3,7 @@
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 from vllm import _custom_ops as ops
+from vllm.model_executor.kernels.linear import CPUWNA16LinearKernel
 
 BLOCK = 16  # output channels that the engine stores next to each other
 dense = WeakTensorKeyDictionary()  # unpacked once: a weight is used for every token
@@ -42,6 +43,13 @@ def gemm(
         weight = unpack(q_weight, scales, zeros, input.shape[-1])
         dense[q_weight] = weight.to(input.dtype).contiguous()
     return torch.nn.functional.linear(input, dense[q_weight], bias)
+
+
+def is_used(model: torch.nn.Module) -> bool:
+    """Tell whether a layer multiplies by it."""
+    schemes = [module.scheme for module in model.modules() if hasattr(module, "scheme")]
+    chosen = [getattr(scheme, "kernel", None) for scheme in schemes]
+    return is_missing() and any(isinstance(kernel, CPUWNA16LinearKernel) for kernel in chosen)
 
 
 def install() -> None:

@@ -29,7 +29,7 @@ from PIL import Image
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
-from . import reference_kernel
+from . import emulation, reference_kernel
 
 BOS, INST, INST_END = 1, 3, 4
 QUADRANT = 56  # pixels
@@ -129,7 +129,11 @@ def look_inside(model: torch.nn.Module) -> dict[str, Any]:
         for name, tensor in tensors.items()
         if name.startswith("language_model.")
     }
-    return {"model_class": type(model).__name__, "parameters": hashes}
+    return {
+        "model_class": type(model).__name__,
+        "parameters": hashes,
+        "reference_kernel": reference_kernel.is_used(model) or emulation.is_used(model),
+    }
 
 
 def serve(repo: str, layout: str, tasks: list[Task]) -> dict[str, Any]:
@@ -156,7 +160,6 @@ def run(job: str, tasks: list[Task]) -> None:
     gc.collect()
     cleanup_dist_env_and_memory()
     result["seconds"] = time.monotonic() - begin
-    result["reference_kernel"] = reference_kernel.is_missing()
     Path(out).write_text(json.dumps(result))
     right = f"text {result['text_right']}, image {result['image_right']}"
     print(f"{layout} {repo}: {right}, {result['seconds']:.0f} s", flush=True)
@@ -170,6 +173,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if reference_kernel.is_missing():
         reference_kernel.install()
+    emulation.install()
     tasks = [json.loads(line) for line in arguments.tasks.read_text().splitlines()]
     for job in arguments.jobs:
         run(job, tasks)

@@ -40,16 +40,22 @@ SERVED = {
 BROKEN = {"native-reader", "vision-rows", "apply-scale"}  # on purpose: tests must see it
 
 Serve = Callable[[str], dict[str, Result]]
+Vllm = Callable[..., str]
 measured: list[str] = []
 
 
-def convert(source: Path, target: Path | None = None, reader: str = "vllm") -> None:
+def convert(direction: str, source: Path, target: Path | None, *options: str) -> None:
     """Run the converter as a user would."""
-    command = [sys.executable, "-m", "mmfmt", "convert", "hf-to-consolidated", str(source)]
-    command += [str(target)] if target else []
-    options = ["--tokenizer-from", str(TEKKEN), "--reader", reader, "--force", "--quiet"]
-    done = subprocess.run(command + options, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+    command = [sys.executable, "-m", "mmfmt", "convert", direction, str(source)]
+    command += [*([str(target)] if target else []), "--quiet", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def consolidate(source: Path, target: Path | None = None, reader: str = "vllm") -> None:
+    """Make the consolidated set of a checkpoint, in a folder of its own or beside the HF set."""
+    options = ("--tokenizer-from", str(TEKKEN), "--reader", reader, "--force")
+    convert("hf-to-consolidated", source, target, *options)
 
 
 def convert_back(source: Path, target: Path) -> None:
@@ -58,37 +64,31 @@ def convert_back(source: Path, target: Path) -> None:
     Nothing but the consolidated set is left to make tokenizer, processor and config from.
     """
     between = target.with_name(f"{target.name}-between")
-    convert(source, between)
-    command = [sys.executable, "-m", "mmfmt", "convert", "consolidated-to-hf", "--quiet"]
-    done = subprocess.run([*command, between, target], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{done.args}\n{done.stdout}{done.stderr}"
+    consolidate(source, between)
+    convert("consolidated-to-hf", between, target)
 
 
 def prepare(kind: str, source: Path, target: Path) -> None:
     """Make one of the repositories that are served: converted, and perhaps broken afterwards."""
     if kind == "dual":
         shutil.copytree(source, target)
-        convert(target)
+        consolidate(target)
         return
     if kind == "back":
         convert_back(source, target)
         return
-    convert(source, target, reader="native" if kind == "native-reader" else "vllm")
+    consolidate(source, target, reader="native" if kind == "native-reader" else "vllm")
     if kind == "vision-rows":
         checkpoints.swap_vision_rows(target)
     if kind == "apply-scale":
         checkpoints.flip_apply_scale(target)
 
 
-def run_engine(python: str, jobs: dict[str, tuple[str, Path]], folder: Path) -> dict[str, Result]:
+def serve_jobs(vllm: Vllm, jobs: dict[str, tuple[str, Path]], folder: Path) -> dict[str, Result]:
     """Serve some (layout, repository) jobs one after another in one fresh process."""
     out = {kind: folder / f"{kind}.json" for kind in jobs}
     arguments = [f"{layout}:{repo}:{out[kind]}" for kind, (layout, repo) in jobs.items()]
-    command = [python, "-m", "engine.serve", "--tasks", str(TASKS), *arguments]
-    log = folder / "engine.log"
-    with log.open("w") as stream:
-        done = subprocess.run(command, cwd=TESTS, stdout=stream, stderr=stream, check=False)
-    assert done.returncode == 0, "the engine failed:\n" + log.read_text()[-4000:]
+    vllm("serve", "--tasks", str(TASKS), *arguments)
     return {kind: results.read(path) for kind, path in out.items()}
 
 
@@ -102,6 +102,22 @@ def report(checkpoint: str, kind: str, result: Result, hf: Result) -> None:
         f"{checkpoint:<14}{kind:<14}{answers}{text:>10.3g}"
         f"{mean(images):>12.3g}{max(images):>11.3g}{parameters:>12}{result.seconds:>9.0f}{kernel}"
     )
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Vllm:
+    """Run a module of this folder in vLLM's environment, and give what it prints."""
+    python = os.environ.get("MMFMT_VLLM_PYTHON")
+    if not python:
+        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
+
+    def run(module: str, *arguments: str) -> str:
+        command = [python, "-m", f"engine.{module}", *arguments]
+        done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"the engine failed:\n{(done.stdout + done.stderr)[-4000:]}"
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -120,11 +136,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], Path]) -> Serve:
+def serve(
+    tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], Path], vllm: Vllm
+) -> Serve:
     """Give a function that serves every layout of a checkpoint once and remembers the results."""
-    python = os.environ.get("MMFMT_VLLM_PYTHON")
-    if not python:
-        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
 
     @cache
     def serve_all(checkpoint: str) -> dict[str, Result]:
@@ -133,7 +148,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory, source: Callable[[str], Path
         for kind, layout in SERVED[checkpoint].items():
             prepare(kind, source(checkpoint), folder / kind)
             jobs[kind] = (layout, folder / kind)
-        served = run_engine(python, jobs, folder)
+        served = serve_jobs(vllm, jobs, folder)
         for kind, result in served.items():
             report(checkpoint, kind, result, served["hf"])
         return served

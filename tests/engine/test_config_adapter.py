@@ -1,9 +1,6 @@
 """params.json as vLLM's adapter sees it against config.json as transformers' classes see it."""
 
 import json
-import os
-import subprocess
-import sys
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from mmfmt.configs import to_config
 from tests import builders
 
-from .conftest import TESTS
+from .conftest import Vllm, convert
 
 pytestmark = pytest.mark.engine
 
@@ -40,23 +37,18 @@ SAME |= {"encoder_ffn_dim": "intermediate_size", "encoder_attention_heads": "num
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+def models(
+    tmp_path_factory: pytest.TempPathFactory, vllm: Vllm
+) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Every case as HF folder and as what vLLM makes of its params.json."""
-    python = os.environ.get("MMFMT_VLLM_PYTHON")
-    if not python:
-        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
     folders = {}
     for name, (kind, extra) in CASES.items():
         folders[name] = tmp_path_factory.mktemp("model") / "hf"
         builders.save_model(folders[name], kind, **extra)
         native = folders[name].with_name("native")
-        command = [sys.executable, "-m", "mmfmt", "convert", "hf-to-consolidated"]
-        subprocess.run([*command, folders[name], native, "--quiet"], check=True)
+        convert("hf-to-consolidated", folders[name], native)
     paths = [str(folder.with_name("native") / "params.json") for folder in folders.values()]
-    command = [python, "-m", "engine.adapt", *paths]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(vllm("adapt", *paths).splitlines()[-1])
     return dict(zip(folders, zip(folders.values(), seen, strict=True), strict=True))
 
 

@@ -3,10 +3,7 @@ transformers computes from the HF layout, past the original context length too.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +16,7 @@ import transformers
 from tests import builders
 
 from .checkpoints import edit_json, flip_apply_scale, halves
-from .conftest import BF16, TESTS
+from .conftest import BF16, Vllm, convert
 
 pytestmark = pytest.mark.engine
 
@@ -118,13 +115,6 @@ def expected(folder: Path) -> list[float]:
     return [float(value) for value in found]
 
 
-def convert(direction: str, source: Path, target: Path) -> None:
-    """Run the converter as a user would."""
-    command = [sys.executable, "-m", "mmfmt", "convert", direction]
-    command += [str(source), str(target), "--quiet"]
-    subprocess.run(command, check=True)
-
-
 def prepare(case: Case, folder: Path) -> Path:
     """The HF model in `hf`, and the repo that vLLM is given."""
     build(case).save_pretrained(folder / "hf")
@@ -142,16 +132,10 @@ def prepare(case: Case, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def differences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def differences(tmp_path_factory: pytest.TempPathFactory, vllm: Vllm) -> dict[str, float]:
     """The largest difference of log-probabilities in each case."""
-    python = os.environ.get("MMFMT_VLLM_PYTHON")
-    if not python:
-        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
     repos = {name: prepare(case, tmp_path_factory.mktemp("case")) for name, case in CASES.items()}
-    jobs = [f"{CASES[name].layout}:{repo}" for name, repo in repos.items()]
-    command = [python, "-m", "engine.forward", *jobs]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    vllm("forward", *(f"{CASES[name].layout}:{repo}" for name, repo in repos.items()))
     result = {}
     for name, repo in repos.items():
         found = json.loads((repo / "logprobs.json").read_text())

@@ -1,9 +1,7 @@
 """Every name in the layout tables, given to vLLM's own loaders: each lands in a parameter."""
 
-import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,7 @@ from tests.modules import parameters
 from tests.test_schemes_families import quantized
 from tests.tiny_params import FAMILIES, LATENT_TEXT, TEXT
 
-from .conftest import TESTS
-from .test_forward import convert
+from .conftest import Vllm, convert
 
 pytestmark = pytest.mark.engine
 
@@ -177,18 +174,13 @@ CONVERTED = {f"W4 {kind}, {layout}": Converted(kind, layout) for kind, layout in
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
+def loaded(tmp_path_factory: pytest.TempPathFactory, vllm: Vllm) -> dict[str, Json]:
     """What the engine said of every case."""
-    python = os.environ.get("MMFMT_VLLM_PYTHON")
-    if not python:
-        pytest.skip("MMFMT_VLLM_PYTHON does not name a python with vLLM (see setup_vllm.sh)")
     jobs = {
         name: case.write(tmp_path_factory.mktemp("case") / "repo")
         for name, case in (CASES | CONVERTED).items()
     }
-    command = [python, "-m", "engine.load", *jobs.values()]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    vllm("load", *jobs.values())
     repos = {name: Path(job.partition(":")[2]) for name, job in jobs.items()}
     return {name: builders.read_json(repo / "result.json") for name, repo in repos.items()}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from .conftest import BF16, TASKS, W4A16, convert, convert_back
+from .conftest import BF16, TASKS, W4A16, consolidate, convert_back
 
 pytestmark = pytest.mark.engine
 
@@ -40,7 +40,7 @@ def answers(repo: Path) -> list[str]:
 def test_dual_repository_answers_as_before(source: Path, tmp_path: Path) -> None:
     """The answers are those of the original repository, and nearly all are right."""
     shutil.copytree(source, dual := tmp_path / "dual")
-    convert(dual)
+    consolidate(dual)
     before, after = answers(source), answers(dual)
     assert after == before
     wanted = [task["answer"].strip() for task in text_tasks()]

@@ -125,11 +125,11 @@ def check_model(model: Model) -> None:
 
 
 def _no_weights(model: Model) -> MmfmtError:
-    problem = f"holds no {model.weights.stem}*.safetensors"
-    for name in model.repo.pickles:
-        fix = "save its tensors as safetensors first"
-        return MmfmtError(str(model.repo.path), f"{problem}; {name} is a pickle, never loaded", fix)
-    return MmfmtError(str(model.repo.path), problem, "name another repo")
+    place, problem = str(model.repo.path), f"holds no {model.weights.stem}*.safetensors"
+    if pickles := model.repo.pickles:
+        problem += f"; {pickles[0]} is a pickle, never loaded"
+        return MmfmtError(place, problem, "save its tensors as safetensors first")
+    return MmfmtError(place, problem, "name another repo")
 
 
 def family_faults(model: Model) -> Faults:

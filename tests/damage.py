@@ -51,7 +51,10 @@ def drop_field(name: str, path: str) -> Damage:
 def edit_tensors(
     name: str, edit: Callable[[Tensors], object], metadata: dict[str, str] | None = None
 ) -> Damage:
-    """Rewrite a weight file with other tensors; its metadata is kept, or replaced."""
+    """Rewrite a weight file with other tensors; its metadata is kept, or replaced.
+
+    An index that names this file only follows.
+    """
 
     def damage(repo: Path) -> None:
         with safe_open(repo / name, framework="pt") as file:
@@ -59,6 +62,11 @@ def edit_tensors(
         tensors = load_file(repo / name)
         edit(tensors)
         save_file({k: v.contiguous() for k, v in tensors.items()}, repo / name, kept)
+        index = repo / f"{name}.index.json"
+        if index.exists():
+            total = sum(tensor.nbytes for tensor in tensors.values())
+            body = {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(tensors, name)}
+            index.write_text(json.dumps(body))
 
     return damage
 

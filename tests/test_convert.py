@@ -534,8 +534,13 @@ def test_dual_repo(tmp_path: Path, to_consolidated: Run, label: str) -> None:
     before = contents(folder)
     assert to_consolidated(folder, "--reader", label).code == 0
     after = contents(folder)
-    assert after.keys() - before.keys() == {"consolidated.safetensors", "params.json"}
+    index = "model.safetensors.index.json"
+    added = {"consolidated.safetensors", "params.json", index}
+    assert after.keys() - before.keys() == added
     assert {name: after[name] for name in before} == before
+    # without it vLLM's HF loader would read both sets
+    weight_map = builders.read_json(folder / index)["weight_map"]
+    assert weight_map == dict.fromkeys(load_file(folder / builders.WEIGHTS), builders.WEIGHTS)
     check_against_source(folder, folder, label, "legacy")
 
 

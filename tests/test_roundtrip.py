@@ -131,3 +131,16 @@ def test_names(tmp_path: Path, to_hf: Run, to_consolidated: Run) -> None:
     new, legacy = bits(tmp_path / "new"), bits(tmp_path / "legacy")
     assert {builders.renamed(name, "legacy", "new"): data for name, data in legacy.items()} == new
     assert "model.language_model.embed_tokens.weight" in new
+
+
+def test_index_beside_the_other_set(tmp_path: Path, to_hf: Run, to_consolidated: Run) -> None:
+    """In a folder with both sets an index names the HF set's only file; alone it needs none."""
+    source = builders.save_model(tmp_path / "hf", "mistral")
+    succeed(to_consolidated(source, tmp_path / "native"))
+    succeed(to_hf(tmp_path / "native", tmp_path / "alone"))
+    assert not (tmp_path / "alone" / builders.INDEX).exists()
+    succeed(to_hf(tmp_path / "native"))
+    index = builders.read_json(tmp_path / "native" / builders.INDEX)
+    assert index["weight_map"] == dict.fromkeys(builders.load_set(source), builders.WEIGHTS)
+    tensors = builders.load_set(source).values()
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors)

@@ -146,6 +146,7 @@ def split_hf(repo: Path) -> None:
     for number, part in enumerate((names[:50], names[50:]), start=1):
         save_file({n: tensors[n] for n in part}, repo / f"model-0000{number}-of-00002.safetensors")
     (repo / HF).unlink()
+    (repo / f"{HF}.index.json").unlink()
 
 
 def cut_params(repo: Path) -> None:

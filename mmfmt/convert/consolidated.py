@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.convert.files import companions, replaced
+from mmfmt.convert.files import companions, replaced, same_folder
 from mmfmt.convert.plan import Plan
-from mmfmt.convert.shards import index_text, json_text, plan_shards
+from mmfmt.convert.shards import index_file, index_text, json_text, plan_shards
 from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, check_model, hf_model
 from mmfmt.naming import native
 from mmfmt.quantization import quantization_section
 from mmfmt.reader import METADATA_KEY, Reader
-from mmfmt.repo import NATIVE_STEM, Repo
+from mmfmt.repo import HF_STEM, NATIVE_STEM, Repo
 from mmfmt.schemas import validate
 from mmfmt.tokenizer import special_ids
 
@@ -54,12 +54,25 @@ def plan_consolidated(request: Request) -> Plan:
         source=str(request.source.path),
         target=str(request.target),
         shards=shards,
-        texts=(*index_text(NATIVE_STEM, shards), (PARAMS, json_text(params))),
+        texts=(
+            *_index_of_source(request, model),
+            *index_text(NATIVE_STEM, shards),
+            (PARAMS, json_text(params)),
+        ),
         copies=companions(request.target, [tokenizer, *_found(request)]),
         dropped=transfer.dropped,
         warnings=(*_warnings(model), *transfer.warnings),
     )
     return replace(plan, replaces=replaced(plan, NATIVE_STEM))
+
+
+def _index_of_source(request: Request, model: Model) -> Iterator[tuple[str, str]]:
+    """The index that the HF set lacks and needs beside the new set."""
+    weights = model.weights
+    if weights.index is None and same_folder(request.target, request.source.path):
+        headers = weights.headers.items()
+        weight_map = {name: shard for shard, header in headers for name in header.tensors}
+        yield index_file(HF_STEM, weight_map, sum(e.nbytes for e in weights.tensors.values()))
 
 
 def _transfer(request: Request, model: Model) -> Transfer:

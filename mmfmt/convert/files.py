@@ -7,6 +7,15 @@ from mmfmt.convert.plan import Plan
 from mmfmt.repo import WeightSet
 
 
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder, which then holds both layouts.
+
+    vLLM's HF loader takes every *.safetensors there for its own, unless an index names those
+    that are: a single model.safetensors needs one too.
+    """
+    return one.resolve() == other.resolve()
+
+
 def companions(target: Path, paths: Iterable[Path]) -> tuple[tuple[str, str], ...]:
     """(name, source path) of files to copy: those that do not lie in the target already."""
     apart = [path for path in paths if path.resolve() != (target / path.name).resolve()]

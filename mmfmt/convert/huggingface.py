@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, to_config
-from mmfmt.convert.files import companions, replaced
+from mmfmt.convert.files import companions, replaced, same_folder
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.source import source_reader
@@ -64,11 +64,12 @@ def plan_huggingface(request: Request) -> Plan:
     files, warnings = _made_files(model, tokenizer)
     metadata = (("format", "pt"),)
     shards = plan_shards(HF_STEM, transfer.groups(), metadata, request.max_shard_bytes)
+    index = index_text(HF_STEM, shards, same_folder(request.target, request.source.path))
     plan = Plan(
         source=str(request.source.path),
         target=str(request.target),
         shards=shards,
-        texts=(*index_text(HF_STEM, shards), *files.items(), (CONFIG, json_text(config))),
+        texts=(*index, *files.items(), (CONFIG, json_text(config))),
         copies=companions(request.target, _found(request.source)),
         dropped=transfer.dropped,
         warnings=(*transfer.warnings, *warnings),

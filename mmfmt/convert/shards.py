@@ -41,13 +41,19 @@ def _packed(tensors: Iterable[PlannedTensor], limit: int) -> list[list[PlannedTe
     return groups
 
 
-def index_text(stem: str, shards: Sequence[PlannedShard]) -> Iterator[tuple[str, str]]:
-    """The index file by its name, where there are several shards."""
-    if len(shards) > 1:
+def index_text(
+    stem: str, shards: Sequence[PlannedShard], always: bool = False
+) -> Iterator[tuple[str, str]]:
+    """The index file by its name, where there are several shards (or `always`)."""
+    if always or len(shards) > 1:
         weight_map = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
-        total = sum(shard.data_bytes for shard in shards)
-        body = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        yield f"{stem}.safetensors.index.json", json_text(body)
+        yield index_file(stem, weight_map, sum(shard.data_bytes for shard in shards))
+
+
+def index_file(stem: str, weight_map: Mapping[str, str], total: int) -> tuple[str, str]:
+    """Name and text of the index of `total` bytes of tensors."""
+    body = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return f"{stem}.safetensors.index.json", json_text(body)
 
 
 def json_text(body: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ TASKS = TESTS / "data" / "tasks.jsonl"
 BOTH_WAYS = {"consolidated": "mistral", "back": "hf"}
 NATIVE = {"native-reader": "mistral"}
 SERVED = {
-    "W4A16": {**BOTH_WAYS, "dual": "auto", **NATIVE}
+    "W4A16": {**BOTH_WAYS, "dual": "auto", "dual-hf": "hf", **NATIVE}
     | {"vision-rows": "mistral", "apply-scale": "mistral"},
     "BF16": {**BOTH_WAYS, "dual": "auto"},
     "W3A16_ASYM": BOTH_WAYS,
@@ -70,7 +70,7 @@ def convert_back(source: Path, target: Path) -> None:
 
 def prepare(kind: str, source: Path, target: Path) -> None:
     """Make one of the repositories that are served: converted, and perhaps broken afterwards."""
-    if kind == "dual":
+    if kind.startswith("dual"):
         shutil.copytree(source, target)
         consolidate(target)
         return

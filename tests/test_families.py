@@ -10,7 +10,7 @@ import torch
 from tests import builders
 from tests.conftest import Run
 from tests.test_roundtrip import bits, succeed
-from tests.test_schemes_families import POSITIONS, experts_apart
+from tests.test_schemes_families import POSITIONS, experts_apart, quantized
 
 # --- other spellings and stacks ---
 
@@ -133,6 +133,23 @@ def test_rows(tmp_path: Path, to_consolidated: Run, kind: str) -> None:
     assert moved == ROWS[kind].keys()
     before, after = (Counter(map(builders.bits_of, t.values())) for t in (source, found))
     assert after == before
+
+
+def test_quantized_latent_hf_layout_is_not_read_by_vllm(
+    tmp_path: Path, to_consolidated: Run, to_hf: Run
+) -> None:
+    """With vision, that is: it converts, and says so; unquantized there is nothing to say."""
+    said = "warning: vLLM's HF loader heeds no ignore list inside Mistral4"
+    for scheme, expected in ((None, False), ("W4", True)):
+        source = tmp_path / str(scheme)
+        if scheme:
+            quantized(source, "mistral3 with mistral4", scheme)
+        else:
+            builders.save_model(source, "mistral3 with mistral4")
+        succeed(to_consolidated(source, native := source / "native"))
+        outcome = to_hf(native, source / "back")
+        succeed(outcome)
+        assert (said in outcome.err) is expected
 
 
 # --- draft heads ---

@@ -88,8 +88,9 @@ class Transfer:
         return (*self._unread(), *self._padded())
 
     def _unread(self) -> Iterator[str]:
-        if reason := self.target.naming.family.unread.get(self.target.label):
-            yield reason
+        unread, label = self.target.naming.family.unread, self.target.label
+        cases = (label, f"{label}-quantized") if self.model.quantization else (label,)
+        yield from (unread[case] for case in cases if case in unread)
 
     def _padded(self) -> Iterator[str]:
         for module in self.model.checkpoint.modules.values():

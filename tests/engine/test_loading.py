@@ -169,8 +169,9 @@ PACKED = [
     *((kind, "native") for kind in ("mistral", "mistral3", "voxtral", "voxtral_realtime")),
     *((kind, "hf") for kind in ("mistral", "mistral3")),
 ]
+UNREAD = ("mistral3 with mistral4", "hf")
 CASES = dict(cases())
-CONVERTED = {f"W4 {kind}, {layout}": Converted(kind, layout) for kind, layout in PACKED}
+CONVERTED = {f"W4 {kind}, {layout}": Converted(kind, layout) for kind, layout in (*PACKED, UNREAD)}
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,9 @@ def test_every_name_lands(loaded: dict[str, Json], name: str) -> None:
 def test_ignore_lists(loaded: dict[str, Json], name: str) -> None:
     """vLLM builds the very modules quantized that are, text, vision and audio."""
     found = loaded[name]
+    if CONVERTED[name] == Converted(*UNREAD):  # which the converter warns of
+        assert "error" in found
+        return
     assert "error" not in found, found
     assert found["unread"] == []
     # scales of an unquantized kv cache have values of their own

@@ -194,7 +194,7 @@ def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
     vLLM leaves the rows of packed wq/wk as they lie in the file. In Mistral's own order they
     load without a word, and answers go from 62 of 64 right to 7.
 
-    Repair: convert again with --reader vllm, unless no vLLM is meant to read it.
+    Repair: mmfmt convert reorder REPO --reader vllm --force, unless no vLLM is meant to read it.
     """
     model = subject.native
     if model not in subject.models or _recorded_reader(model) in ("vllm", ""):
@@ -205,7 +205,9 @@ def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
             orders = {r.wants_native_rows(module.row, suffix) for r in (recorded, vllm)}
             if len(orders) > 1 and table("suffixes")[suffix]["rows"] != "keep":
                 message = f"its rows are ordered for the reader {recorded.label!r}, not for vLLM"
-                yield Problem(parameter.shard, parameter.name, message, "convert again")
+                yield Problem(
+                    parameter.shard, parameter.name, message, "mmfmt convert reorder --reader vllm"
+                )
                 break
 
 

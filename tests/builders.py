@@ -46,7 +46,7 @@ KINDS = ("mistral", "ministral3", *MULTIMODAL)
 # with experts, latent attention, audio
 OTHER_KINDS = ("mixtral", "mistral4", "mistral3 with mistral4", "voxtral", "voxtral_realtime")
 
-# prefixes of text, head, tower and projector, generation by generation (layouts.md section 1)
+# prefixes of text, head, tower and projector, generation by generation
 PREFIXES = {
     "text": ("model.", "lm_head."),
     "legacy": (

@@ -336,7 +336,7 @@ SLIDING, FULL_ATTENTION = "sliding_attention", "full_attention"
 @pytest.mark.parametrize(
     ("types", "expected"),
     [
-        # Ministral-8B-2410's own params.json has this pattern (layouts.md section 5.1)
+        # Ministral-8B-2410's own params.json has this pattern
         ([FULL_ATTENTION, *[SLIDING] * 3] * 2, [None, 9, 9, 9]),
         ([SLIDING] * 8, 9),
         ([FULL_ATTENTION] * 8, "absent"),

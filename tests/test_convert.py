@@ -1,7 +1,7 @@
 """HF to consolidated, end to end: every tensor against a reference that mmfmt has no part in.
 
-What must stand in the files is said twice more here, from layouts.md section 2 and
-quantization.md section 0: a map of names by regular expressions, and transformers' own
+What must stand in the files is said twice more here, independently of
+the layout tables: a map of names by regular expressions, and transformers' own
 permutation (builders.to_hf_rows) to undo what the conversion did.
 """
 
@@ -106,7 +106,7 @@ def original(
     text = not native_name.startswith("vision_encoder.")
     back = {"weight_scale" if s == "qscale_weight" else s: t for s, t in found.items()}
     if label == "vllm" and text:
-        # only what vLLM permutes at load lies in native order (quantization.md section 0)
+        # only what vLLM permutes at load lies in native order (its maybe_remap_mistral)
         moved = {"weight"}
         if heads and "weight" in found and source.get("weight_scale", torch.ones(1)).numel() > 1:
             assert "qscale_weight" in found

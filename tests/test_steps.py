@@ -84,7 +84,7 @@ def test_native_to_hf_undoes_to_native(
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("heads", [1, 3])
 def test_index_form(heads: int, head_dim: int) -> None:
-    """Native row h*hd + 2i + j is HF row h*hd + j*hd/2 + i (layouts.md section 3)."""
+    """Native row h*hd + 2i + j is HF row h*hd + j*hd/2 + i."""
     moved = to_native(np.arange(heads * head_dim), heads)
     for h in range(heads):
         for i in range(head_dim // 2):

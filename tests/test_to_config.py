@@ -197,7 +197,7 @@ def test_flat_vision_fields() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_class(name: str) -> None:
-    """Class by content (layouts.md section 5.2)."""
+    """Class by content."""
     assert type(model_of(to_config(FAMILIES[name]))).__name__ == CLASSES[name]
 
 

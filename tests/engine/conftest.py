@@ -21,6 +21,16 @@ W4A16 = ROOT / "examples" / "tinystral-w4a16"
 TEKKEN = ROOT / "examples" / "tinystral-base"
 TASKS = TESTS / "data" / "tasks.jsonl"
 
+ENVIRONMENT = {
+    # one process: no worker to start, and functions reach the model without being pickled
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    # two threads gain a tenth on models this small, and wait for each other where cores are shared
+    "OMP_NUM_THREADS": "1",
+}
 # What is served of each checkpoint, beside its Hugging Face layout: repository and layout.
 BOTH_WAYS = {"consolidated": "mistral", "back": "hf"}
 NATIVE = {"native-reader": "mistral"}
@@ -113,7 +123,10 @@ def vllm() -> Vllm:
 
     def run(module: str, *arguments: str) -> str:
         command = [python, "-m", f"engine.{module}", *arguments]
-        done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
+        settings = os.environ | ENVIRONMENT
+        done = subprocess.run(
+            command, cwd=TESTS, env=settings, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"the engine failed:\n{(done.stdout + done.stderr)[-4000:]}"
         return done.stdout
 

@@ -1,20 +1,15 @@
 """Give the log-probabilities of one prompt under each of several repos, in single precision.
 
-Run by the vLLM environment's own python, from the folder above this one:
+Run by the vLLM environment's own python, from the folder above this one, with what conftest.py
+sets in ENVIRONMENT:
 python -m engine.forward LAYOUT:REPO ...
 Reads the token ids in `prompt.json` of each repo, writes `logprobs.json` beside it.
 """
 
 import gc
 import json
-import os
 import sys
 from pathlib import Path
-
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory

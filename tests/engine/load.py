@@ -1,6 +1,7 @@
 """Let vLLM's own classes load checkpoints that have names and shapes, but no bytes.
 
-Run by the vLLM environment's own python, from the folder above this one:
+Run by the vLLM environment's own python, from the folder above this one, with what conftest.py
+sets in ENVIRONMENT:
 python -m engine.load DEVICE:REPO ...
 Each repo holds a config, a tokenizer, and `tensors.json`: {name: [torch dtype, shape]}; a draft
 head has its target in a folder inside. Writes `result.json` into each: the class, what it left
@@ -8,17 +9,11 @@ unread, what it left empty, or its error. On the device "meta" a model of any si
 """
 
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

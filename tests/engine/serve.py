@@ -1,6 +1,7 @@
 """Serve checkpoints in vLLM and write down what the engine answers and holds.
 
-Run by the vLLM environment's own python, from the folder above this one:
+Run by the vLLM environment's own python, from the folder above this one, with what conftest.py
+sets in ENVIRONMENT:
 python -m engine.serve --tasks FILE LAYOUT:REPO:OUT.json ...
 """
 
@@ -10,19 +11,9 @@ import gc
 import hashlib
 import io
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
-
-# One process: no worker to start, and functions reach the model without being pickled.
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-# Two threads gain a tenth on a model this small, and wait for each other where cores are shared.
-os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from PIL import Image

@@ -228,7 +228,7 @@ def verify(repo: Path, format_name: str) -> None:
     from mmfmt.verify.report import FORMATS
     from mmfmt.verify.run import verify as run
 
-    report = run(repo)
+    report = run(open_repo(repo))
     FORMATS[format_name](report, _console())
     sys.exit(1 if report.count("error") else 0)
 

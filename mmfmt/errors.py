@@ -13,6 +13,10 @@ class MmfmtError(Exception):
         super().__init__(printable(f"{place}: {problem}" + (f" ({fix})" if fix else "")))
 
 
+class MissingPackageError(MmfmtError):
+    """A check or conversion that needs a package which is not installed, or does not work."""
+
+
 def printable(text: str) -> str:
     """Text from a file made safe to print on one line: control characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

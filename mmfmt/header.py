@@ -6,16 +6,15 @@ then the data; every byte of data belongs to exactly one tensor.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
 from operator import mul
-from pathlib import Path
 from typing import Any
 
 from mmfmt.errors import MmfmtError
+from mmfmt.storage import Storage
 
 # safetensors refuses longer headers (MAX_HEADER_SIZE in its tensor.rs)
 MAX_HEADER_BYTES = 100_000_000
@@ -75,18 +74,14 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int | None:
     return None if bits % 8 else bits // 8
 
 
-def read_header(path: Path) -> Header:
+def read_header(storage: Storage, name: str) -> Header:
     """Read and check the header of a safetensors file.
 
     Raises MmfmtError for any departure from the format; the tensor data is not read.
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = _checked_length(path, file.read(8), size)
-            return _parse(path, file.read(length), size)
-    except OSError as error:
-        raise MmfmtError(path.name, f"cannot be read: {error.strerror}") from error
+    prefix, size = storage.read(name, 0, 8), storage.sizes.get(name, 0)
+    length = _checked_length(name, prefix, size)
+    return _parse(name, storage.read(name, 8, 8 + length), size)
 
 
 def encode_header(header: Header) -> bytes:
@@ -100,36 +95,36 @@ def encode_header(header: Header) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _checked_length(path: Path, prefix: bytes, size: int) -> int:
+def _checked_length(file: str, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
-        raise MmfmtError(path.name, f"{size} bytes is too short for a safetensors file", _REFETCH)
+        raise MmfmtError(file, f"{size} bytes is too short for a safetensors file", _REFETCH)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
-        raise MmfmtError(path.name, f"header length {length} exceeds {MAX_HEADER_BYTES}", _REFETCH)
+        raise MmfmtError(file, f"header length {length} exceeds {MAX_HEADER_BYTES}", _REFETCH)
     if 8 + length > size:
-        raise MmfmtError(path.name, f"header of {length} bytes in a file of {size}", _REFETCH)
+        raise MmfmtError(file, f"header of {length} bytes in a file of {size}", _REFETCH)
     return length
 
 
 _REFETCH = "the file is damaged or not safetensors: fetch or export it again"
 
 
-def _parse(path: Path, raw: bytes, size: int) -> Header:
-    body = _parse_json(path, raw)
-    metadata = _checked_metadata(path, body.pop("__metadata__", {}))
-    tensors = {name: _entry(path, name, value) for name, value in body.items()}
+def _parse(file: str, raw: bytes, size: int) -> Header:
+    body = _parse_json(file, raw)
+    metadata = _checked_metadata(file, body.pop("__metadata__", {}))
+    tensors = {name: _entry(file, name, value) for name, value in body.items()}
     header = Header(tensors, metadata, 8 + len(raw))
-    _check_offsets(path, header, size)
+    _check_offsets(file, header, size)
     return header
 
 
-def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
     except (ValueError, RecursionError) as error:
-        raise MmfmtError(path.name, f"header is not valid JSON: {error}", _REFETCH) from error
+        raise MmfmtError(file, f"header is not valid JSON: {error}", _REFETCH) from error
     if not isinstance(body, dict):
-        raise MmfmtError(path.name, "header is not a JSON object", _REFETCH)
+        raise MmfmtError(file, "header is not a JSON object", _REFETCH)
     return body
 
 
@@ -149,16 +144,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return body
 
 
-def _checked_metadata(path: Path, metadata: Any) -> dict[str, str]:
+def _checked_metadata(file: str, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise MmfmtError(path.name, "__metadata__ must map strings to strings", _REFETCH)
+        raise MmfmtError(file, "__metadata__ must map strings to strings", _REFETCH)
     return metadata
 
 
-def _entry(path: Path, name: str, value: Any) -> Entry:
+def _entry(file: str, name: str, value: Any) -> Entry:
     fault = _entry_fault(value)
     if fault:
-        raise MmfmtError(f"{path.name}: {name}", fault, _REFETCH)
+        raise MmfmtError(f"{file}: {name}", fault, _REFETCH)
     start, end = value["data_offsets"]
     return Entry(value["dtype"], tuple(value["shape"]), start, end)
 
@@ -194,15 +189,13 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
-def _check_offsets(path: Path, header: Header, size: int) -> None:
+def _check_offsets(file: str, header: Header, size: int) -> None:
     for fault in _offset_faults(header):
-        raise MmfmtError(path.name, fault, _REFETCH)
+        raise MmfmtError(file, fault, _REFETCH)
     end = header.data_start + header.data_bytes
     if end != size:
         kind = "truncated" if size < end else "longer than its header says"
-        raise MmfmtError(
-            path.name, f"{kind}: {size} bytes, the header accounts for {end}", _REFETCH
-        )
+        raise MmfmtError(file, f"{kind}: {size} bytes, the header accounts for {end}", _REFETCH)
 
 
 def _offset_faults(header: Header) -> Iterator[str]:

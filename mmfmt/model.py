@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from mmfmt.checkpoint import Checkpoint, Module, expected_modules, open_checkpoint, unknown_tensor
-from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, to_params
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, stated_fields, to_params
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Row, Slots, Symbols, families, flatten
 from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
@@ -54,14 +54,20 @@ class Model:
 
     @cached_property
     def params(self) -> Mapping[str, Any]:
-        """The fields of params.json, as found or as the HF config says them."""
+        """The fields of params.json, as found or as the HF config says them.
+
+        MmfmtError where params.json cannot say what the HF config does.
+        """
         if self.native:
             return self.body
         return to_params(self.hf_config, self.checkpoint.has("output"))
 
     @cached_property
     def symbols(self) -> Symbols:
-        return flatten(self.params)
+        """What the config file says, by path in params.json."""
+        if self.native:
+            return flatten(self.body)
+        return stated_fields(self.hf_config, self.checkpoint.has("output"))
 
     @property
     def quantization_key(self) -> str:
@@ -119,13 +125,14 @@ def check_model(model: Model) -> None:
     for extra in model.checkpoint.extras:
         if extra.action == "refuse":
             raise MmfmtError(extra.name, f"cannot be converted: {extra.reason}")
+    _ = model.params  # what the other layout's config cannot say
     for faults in (family_faults, presence_faults, parameter_faults, kv_cache_faults):
         for place, fault in faults(model):
             raise MmfmtError(place, fault)
 
 
 def _no_weights(model: Model) -> MmfmtError:
-    place, problem = str(model.repo.path), f"holds no {model.weights.stem}*.safetensors"
+    place, problem = model.repo.storage.label, f"holds no {model.weights.stem}*.safetensors"
     if pickles := model.repo.pickles:
         problem += f"; {pickles[0]} is a pickle, never loaded"
         return MmfmtError(place, problem, "save its tensors as safetensors first")

@@ -1,15 +1,16 @@
-"""What lies in a checkpoint folder: weight sets, index files, JSON files. Knows no Mistral."""
+"""What a checkpoint repo holds: weight sets, index files, JSON files. Knows no Mistral."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, read_header
+from mmfmt.storage import Folder, Storage
 
 HF_STEM, NATIVE_STEM = "model", "consolidated"
 TOKENIZER_FILES = re.compile(r"tekken\.json|tokenizer\.model(\.v\d+(m\d+)?)?")
@@ -18,54 +19,60 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; MmfmtError when it is missing, not JSON, or not an object."""
+    """A JSON object from a local file; MmfmtError as in `parse_json`, or when it is missing."""
+    return parse_json(path.name, Folder(path.parent).read(path.name))
+
+
+def parse_json(name: str, content: bytes) -> dict[str, Any]:
+    """The JSON object in a file of this name; MmfmtError when it is not JSON, or no object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MmfmtError(path.name, f"cannot be read: {error.strerror}") from error
+        value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise MmfmtError(path.name, f"is not valid JSON: {error}") from error
+        raise MmfmtError(name, f"is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise MmfmtError(path.name, "is not a JSON object")
+        raise MmfmtError(name, "is not a JSON object")
     return value
 
 
 @dataclass(frozen=True)
 class WeightSet:
-    """The weight files of one layout in a folder, with their index if there is one.
+    """The weight files of one layout in a repo, with their index if there is one.
 
     `stem` is `model` (Hugging Face) or `consolidated` (Mistral).
     """
 
-    folder: Path
+    storage: Storage
     stem: str
 
     @property
-    def index_path(self) -> Path:
-        return self.folder / f"{self.stem}.safetensors.index.json"
+    def index_name(self) -> str:
+        return f"{self.stem}.safetensors.index.json"
+
+    @property
+    def has_index(self) -> bool:
+        return self.index_name in self.storage.sizes
 
     @cached_property
     def on_disk(self) -> tuple[str, ...]:
         """Names of the weight files present: `stem.safetensors`, `stem-*`, `stem.*`."""
-        files = self.folder.glob(f"{self.stem}*.safetensors")
-        pattern = re.compile(rf"{self.stem}([-.].+)?\.safetensors")
-        return tuple(sorted(path.name for path in files if pattern.fullmatch(path.name)))
+        pattern = re.compile(rf"{self.stem}([-.][^/]+)?\.safetensors")
+        return tuple(sorted(name for name in self.storage.sizes if pattern.fullmatch(name)))
 
     @property
     def exists(self) -> bool:
-        return bool(self.on_disk) or self.index_path.exists()
+        return bool(self.on_disk) or self.has_index
 
     @cached_property
     def index(self) -> dict[str, Any] | None:
         """The checked index file, or None where there is none."""
-        if not self.index_path.exists():
+        if not self.has_index:
             return None
-        index = read_json(self.index_path)
+        index = parse_json(self.index_name, self.storage.read(self.index_name))
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
-            raise MmfmtError(self.index_path.name, "weight_map must map tensor names to file names")
+            raise MmfmtError(self.index_name, "weight_map must map tensor names to file names")
         if not isinstance(index.get("metadata", {}), dict):
-            raise MmfmtError(self.index_path.name, "metadata must be an object")
+            raise MmfmtError(self.index_name, "metadata must be an object")
         return index
 
     @cached_property
@@ -75,25 +82,27 @@ class WeightSet:
             return self.on_disk
         return tuple(sorted(set(self.index["weight_map"].values())))
 
-    def path(self, shard: str) -> Path:
-        """The file of a shard; MmfmtError if it is missing or leads out of the folder."""
-        path = self.folder / shard
-        if Path(shard).name != shard or not _stays_inside(self.folder, path):
-            raise MmfmtError(self.index_path.name, f"names {shard!r}, which leads outside the repo")
-        if not _is_file(path):
+    def check_shard(self, shard: str) -> None:
+        """MmfmtError for a shard that is missing or leads out of the repo."""
+        if PurePosixPath(shard).name != shard:
+            raise MmfmtError(self.index_name, f"names {shard!r}, which leads outside the repo")
+        if shard not in self.storage.sizes:
             fix = "fetch the missing file or mend the index"
-            raise MmfmtError(self.index_path.name, f"names {shard}, which is missing", fix)
-        return path
+            raise MmfmtError(self.index_name, f"names {shard}, which is missing", fix)
 
-    @cached_property
-    def paths(self) -> Mapping[str, Path]:
-        """The file of each shard, by name; MmfmtError as in `path`."""
-        return {shard: self.path(shard) for shard in self.shards}
+    def path(self, shard: str) -> Path:
+        """The local file of a shard; MmfmtError as in `check_shard`."""
+        self.check_shard(shard)
+        return self.storage.fetch(shard)
 
     @cached_property
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
-        return {shard: read_header(path) for shard, path in self.paths.items()}
+        return {shard: self._header(shard) for shard in self.shards}
+
+    def _header(self, shard: str) -> Header:
+        self.check_shard(shard)
+        return read_header(self.storage, shard)
 
     @cached_property
     def tensors(self) -> Mapping[str, Entry]:
@@ -106,65 +115,70 @@ class WeightSet:
             found.update(header.tensors)
         return found
 
+    def read(self, shard: str, entry: Entry) -> bytes:
+        """The data of one tensor of a shard."""
+        start = self.headers[shard].data_start
+        data = self.storage.read(shard, start + entry.start, start + entry.end)
+        if len(data) != entry.nbytes:
+            raise MmfmtError(shard, "became shorter while it was read")
+        return data
+
 
 @dataclass(frozen=True)
 class Repo:
-    """A checkpoint folder."""
+    """The files of a checkpoint."""
 
-    path: Path
+    storage: Storage
+
+    @property
+    def path(self) -> Path:
+        """The folder; MmfmtError for a repo that lies elsewhere."""
+        if isinstance(self.storage, Folder):
+            return self.storage.path
+        raise MmfmtError(self.storage.label, "is not a local folder", "download it first")
 
     @cached_property
     def hf(self) -> WeightSet:
-        return WeightSet(self.path, HF_STEM)
+        return WeightSet(self.storage, HF_STEM)
 
     @cached_property
     def native(self) -> WeightSet:
-        return WeightSet(self.path, NATIVE_STEM)
+        return WeightSet(self.storage, NATIVE_STEM)
 
     def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        return name in self.storage.sizes
 
     def json(self, name: str) -> dict[str, Any]:
-        return read_json(self.path / name)
+        return parse_json(name, self.storage.read(name))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files at the top of the repo."""
+        return [name for name in self.storage.sizes if "/" not in name]
 
     @property
     def pickles(self) -> list[str]:
         """Weight files whose loading would run the code inside: their names only."""
-        return sorted(p.name for p in self.path.iterdir() if p.suffix in PICKLE_SUFFIXES)
+        return [name for name in self.names if name.endswith(PICKLE_SUFFIXES)]
+
+    @cached_property
+    def tokenizer_name(self) -> str | None:
+        """mistral-common's tokenizer file, chosen as mistral-common does: tekken.json first."""
+        found = [name for name in self.names if TOKENIZER_FILES.fullmatch(name)]
+        return max(found, key=lambda name: (name == "tekken.json", name), default=None)
 
     @cached_property
     def tokenizer(self) -> Path | None:
-        """mistral-common's tokenizer file, chosen as mistral-common does: tekken.json first."""
-        names = (path.name for path in self.path.iterdir())
-        found = [name for name in names if TOKENIZER_FILES.fullmatch(name)]
-        best = max(found, key=lambda name: (name == "tekken.json", name), default=None)
-        return self.path / best if best else None
+        """`tokenizer_name` as a local file."""
+        return self.storage.fetch(self.tokenizer_name) if self.tokenizer_name else None
 
 
 def open_repo(path: Path) -> Repo:
     """A repo over an existing folder."""
     if not path.is_dir():
         raise MmfmtError(str(path), "is not a folder")
-    return Repo(path)
+    return Repo(Folder(path))
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system takes
-        return False
-
-
-def _stays_inside(folder: Path, path: Path) -> bool:
-    """Whether a file, symlinks followed, lies in the folder or in its Hub cache's blobs."""
-    try:
-        home, target = folder.resolve(), path.resolve()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, impossible names
-        return False
-    # a Hub snapshot folder links to models--org--name/blobs
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    return target.is_relative_to(home) or target.is_relative_to(blobs)

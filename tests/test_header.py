@@ -14,6 +14,7 @@ from safetensors.torch import save, save_file
 
 from mmfmt.errors import MmfmtError
 from mmfmt.header import MAX_HEADER_BYTES, Entry, Header, encode_header, read_header
+from mmfmt.storage import Folder
 from tests import builders
 
 NAME = "damaged.safetensors"
@@ -33,6 +34,11 @@ def entry(start: int, end: int, dtype: str = "U8", shape: list[int] | None = Non
     return {"dtype": dtype, "shape": size, "data_offsets": [start, end]}
 
 
+def read(path: Path) -> Header:
+    """The header of a local file."""
+    return read_header(Folder(path.parent), path.name)
+
+
 def raw_file(header: Mapping[str, Any] | str | bytes, data: bytes = b"") -> bytes:
     """A file of a header (an object, or its text) and data."""
     if isinstance(header, Mapping):
@@ -46,7 +52,7 @@ def refused(tmp_path: Path, content: bytes) -> str:
     path = tmp_path / NAME
     path.write_bytes(content)
     with pytest.raises(MmfmtError) as refusal:
-        read_header(path)
+        read(path)
     assert str(refusal.value).startswith(NAME)
     assert len(str(refusal.value).splitlines()) == 1
     return str(refusal.value)
@@ -125,7 +131,7 @@ def test_each_fault_is_one_error_that_names_the_file(tmp_path: Path, fault: str)
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
     """The operating system's reason is part of the message."""
     with pytest.raises(MmfmtError, match=r"gone\.safetensors: cannot be read: No such file"):
-        read_header(tmp_path / "gone.safetensors")
+        read(tmp_path / "gone.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,7 @@ def test_dtypes_below_a_byte(tmp_path: Path, dtype: str, shape: list[int], size:
         # one F4 value is half a byte
         assert "not fill whole bytes" in refused(tmp_path, path.read_bytes())
         return
-    assert read_header(path).tensors["a"].nbytes == size
+    assert read(path).tensors["a"].nbytes == size
     assert safetensors_takes(path)
 
 
@@ -154,7 +160,7 @@ def test_reads_what_safetensors_writes(tmp_path: Path, dtype: torch.dtype) -> No
     }
     path = tmp_path / "written.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    header = read_header(path)
+    header = read(path)
     assert header.metadata == {"format": "pt"}
     assert header.tensors.keys() == tensors.keys()
     with safe_open(path, framework="pt") as file:
@@ -171,7 +177,7 @@ def test_order_of_bytes(tmp_path: Path) -> None:
     path = tmp_path / NAME
     body = {"late": entry(4, 6), "none": entry(4, 4), "early": entry(0, 4)}
     path.write_bytes(raw_file(body, bytes(6)))
-    assert [name for name, _ in read_header(path).by_offset()] == ["early", "none", "late"]
+    assert [name for name, _ in read(path).by_offset()] == ["early", "none", "late"]
 
 
 names = st.text(max_size=12).filter(lambda name: name != "__metadata__")
@@ -211,8 +217,8 @@ def test_written_headers_are_read_by_safetensors(
         for name, expected in entries.items():
             assert file.get_slice(name).get_shape() == list(expected.shape)
             assert file.get_slice(name).get_dtype() == expected.dtype
-    read = read_header(path)
-    assert (read.tensors, read.metadata) == (entries, metadata)
+    found = read(path)
+    assert (found.tensors, found.metadata) == (entries, metadata)
 
 
 def test_header_bytes_as_safetensors_writes_them() -> None:
@@ -227,7 +233,7 @@ def check_agrees(path: Path, content: bytes) -> None:
     """Read a file: nothing but MmfmtError may come, and what we take safetensors takes."""
     path.write_bytes(content)
     try:
-        header = read_header(path)
+        header = read(path)
     except MmfmtError as refusal:
         assert str(refusal).startswith(path.name)
         return
@@ -305,10 +311,10 @@ def test_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, junk: bytes)
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(MmfmtError, match=NAME):
-            read_header(path)
+            read(path)
     path.write_bytes(whole + junk)
     if junk:
         with pytest.raises(MmfmtError, match="longer than its header says"):
-            read_header(path)
+            read(path)
     else:
-        assert read_header(path).tensors.keys() == {"a", "b"}
+        assert read(path).tensors.keys() == {"a", "b"}

@@ -18,6 +18,7 @@ from mmfmt.layout import Row, Slots, families, family, flatten
 from mmfmt.naming import Naming, detect_hf, detect_native, native
 from mmfmt.repo import WeightSet
 from mmfmt.stacks import match_stack, views
+from mmfmt.storage import Folder
 from tests import builders
 from tests.modules import instances, parameters, required
 
@@ -75,7 +76,7 @@ def _parts(
 
 def opened(folder: Path, stem: str = "model") -> Checkpoint:
     """A weight set on disk, matched."""
-    return open_checkpoint(WeightSet(folder, stem))
+    return open_checkpoint(WeightSet(Folder(folder), stem))
 
 
 def present(checkpoint: Checkpoint) -> dict[tuple[Row, Slots], dict[str, tuple[int, ...]]]:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from mmfmt.errors import MmfmtError
 from mmfmt.repo import Repo, WeightSet, open_repo, read_json
+from mmfmt.storage import Folder
 from tests import builders
 
 STEMS = ("model", "consolidated")
@@ -32,7 +33,7 @@ def write_index(folder: Path, stem: str, weight_map: Any) -> None:
 def test_single_file(tmp_path: Path, stem: str) -> None:
     """One file and no index."""
     builders.save_set(tmp_path, [tensors("a", "b")], stem)
-    found = WeightSet(tmp_path, stem)
+    found = WeightSet(Folder(tmp_path), stem)
     assert (found.exists, found.index) == (True, None)
     assert found.shards == (f"{stem}.safetensors",)
     assert set(found.tensors) == {"a", "b"}
@@ -43,7 +44,7 @@ def test_shards_with_an_index(tmp_path: Path, stem: str) -> None:
     """The index decides; a stray file of the same stem is not read."""
     builders.save_set(tmp_path, [tensors("a"), tensors("b")], stem)
     builders.save_set(tmp_path, [tensors("stray")], stem)
-    found = WeightSet(tmp_path, stem)
+    found = WeightSet(Folder(tmp_path), stem)
     shards = tuple(f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2))
     assert found.shards == shards
     assert set(found.tensors) == {"a", "b"}
@@ -54,7 +55,7 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
     """The names of Mistral's older sets, and shards whose index was not fetched."""
     for name in ("consolidated.00.safetensors", "consolidated.01.safetensors"):
         save_file(tensors(name), tmp_path / name)
-    assert WeightSet(tmp_path, "consolidated").shards == (
+    assert WeightSet(Folder(tmp_path), "consolidated").shards == (
         "consolidated.00.safetensors",
         "consolidated.01.safetensors",
     )
@@ -75,8 +76,8 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
 def test_other_files_are_no_weights(tmp_path: Path, name: str) -> None:
     """Names that merely begin like a weight file."""
     (tmp_path / name).write_bytes(b"x")
-    assert not Repo(tmp_path).hf.exists
-    assert not Repo(tmp_path).native.exists
+    assert not Repo(Folder(tmp_path)).hf.exists
+    assert not Repo(Folder(tmp_path)).native.exists
 
 
 def test_both_sets_in_one_folder(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_index_leading_elsewhere(tmp_path: Path, shard: str) -> None:
         save_file(tensors("a"), place / "x.safetensors")
     write_index(folder, "model", {"a": shard})
     with pytest.raises(MmfmtError, match=r"model\.safetensors\.index\.json: names"):
-        _ = WeightSet(folder, "model").headers
+        _ = WeightSet(Folder(folder), "model").headers
 
 
 def test_index_with_an_absolute_path(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_index_with_an_absolute_path(tmp_path: Path) -> None:
     save_file(tensors("a"), tmp_path / "x.safetensors")
     write_index(tmp_path, "model", {"a": str(tmp_path / "x.safetensors")})
     with pytest.raises(MmfmtError, match="leads outside the repo"):
-        _ = WeightSet(tmp_path, "model").headers
+        _ = WeightSet(Folder(tmp_path), "model").headers
 
 
 @pytest.mark.parametrize("name", ["a\0b.safetensors", "\ud800.safetensors", "x" * 300])
@@ -122,7 +123,7 @@ def test_index_with_an_impossible_name(tmp_path: Path, name: str) -> None:
     """Names that no file can have are reported like any other missing shard."""
     write_index(tmp_path, "model", {"a": name})
     with pytest.raises(MmfmtError, match=r"model\.safetensors\.index\.json: names"):
-        _ = WeightSet(tmp_path, "model").headers
+        _ = WeightSet(Folder(tmp_path), "model").headers
 
 
 def test_symlink_leaving_the_folder(tmp_path: Path) -> None:
@@ -132,14 +133,14 @@ def test_symlink_leaving_the_folder(tmp_path: Path) -> None:
     save_file(tensors("a"), tmp_path / "secret.safetensors")
     (folder / "model.safetensors").symlink_to("../secret.safetensors")
     with pytest.raises(MmfmtError, match="leads outside the repo"):
-        _ = WeightSet(folder, "model").tensors
+        _ = WeightSet(Folder(folder), "model").tensors
 
 
 def test_symlink_to_itself(tmp_path: Path) -> None:
     """A loop of links is an error in one line, not a crash."""
     (tmp_path / "model.safetensors").symlink_to("model.safetensors")
     with pytest.raises(MmfmtError):
-        _ = WeightSet(tmp_path, "model").tensors
+        _ = WeightSet(Folder(tmp_path), "model").tensors
 
 
 def test_symlinks_inside_the_folder(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_symlinks_inside_the_folder(tmp_path: Path) -> None:
     save_file(tensors("a"), folder / "weights.safetensors")
     (folder / "model.safetensors").symlink_to("weights.safetensors")
     (tmp_path / "alias").symlink_to("repo")
-    assert set(WeightSet(tmp_path / "alias", "model").tensors) == {"a"}
+    assert set(WeightSet(Folder(tmp_path / "alias"), "model").tensors) == {"a"}
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def snapshot(tmp_path: Path) -> Path:
 
 def test_hub_cache_snapshot(snapshot: Path) -> None:
     """Links into the blobs of the same cached repo are followed."""
-    assert set(WeightSet(snapshot, "model").tensors) == {"a"}
+    assert set(WeightSet(Folder(snapshot), "model").tensors) == {"a"}
 
 
 def test_hub_cache_snapshot_of_another_repo(snapshot: Path) -> None:
@@ -177,7 +178,7 @@ def test_hub_cache_snapshot_of_another_repo(snapshot: Path) -> None:
     (snapshot / "model.safetensors").unlink()
     (snapshot / "model.safetensors").symlink_to(other / "f00d")
     with pytest.raises(MmfmtError, match="leads outside the repo"):
-        _ = WeightSet(snapshot, "model").tensors
+        _ = WeightSet(Folder(snapshot), "model").tensors
 
 
 def test_missing_shard(tmp_path: Path) -> None:
@@ -186,14 +187,13 @@ def test_missing_shard(tmp_path: Path) -> None:
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     expected = r"index\.json: names model-00002-of-00002\.safetensors, which is missing"
     with pytest.raises(MmfmtError, match=expected):
-        _ = WeightSet(tmp_path, "model").tensors
+        _ = WeightSet(Folder(tmp_path), "model").tensors
 
 
 def test_shard_that_is_a_folder(tmp_path: Path) -> None:
     """A folder with the name of a weight file."""
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(MmfmtError, match="missing"):
-        _ = WeightSet(tmp_path, "model").tensors
+    assert not WeightSet(Folder(tmp_path), "model").exists
 
 
 def test_tensor_in_two_shards(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_tensor_in_two_shards(tmp_path: Path) -> None:
     builders.save_set(tmp_path, [tensors("a", "b"), tensors("b", "c")])
     expected = r"model-00002-of-00002\.safetensors: b: stands in another shard too"
     with pytest.raises(MmfmtError, match=expected):
-        _ = WeightSet(tmp_path, "model").tensors
+        _ = WeightSet(Folder(tmp_path), "model").tensors
 
 
 BAD_INDEXES: dict[str, tuple[str | bytes, str]] = {
@@ -222,13 +222,13 @@ def test_bad_index(tmp_path: Path, fault: str) -> None:
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / builders.INDEX).write_bytes(data)
     with pytest.raises(MmfmtError, match=rf"model\.safetensors\.index\.json: {message}"):
-        _ = WeightSet(tmp_path, "model").shards
+        _ = WeightSet(Folder(tmp_path), "model").shards
 
 
 def test_missing_json(tmp_path: Path) -> None:
     """The operating system's reason is part of the message."""
     with pytest.raises(MmfmtError, match=r"config\.json: cannot be read: No such file"):
-        Repo(tmp_path).json("config.json")
+        Repo(Folder(tmp_path)).json("config.json")
 
 
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=12), max_size=3))
@@ -239,7 +239,7 @@ def test_any_index_is_read_or_refused(
     folder = tmp_path_factory.mktemp("index")
     write_index(folder, "model", weight_map)
     try:
-        assert WeightSet(folder, "model").tensors == {}
+        assert WeightSet(Folder(folder), "model").tensors == {}
     except MmfmtError as refusal:
         assert refusal.place == builders.INDEX
         return
@@ -277,6 +277,6 @@ def test_tokenizer_as_mistral_common_chooses(
     try:
         expected = get_one_valid_tokenizer_file([str(folder / name) for name in names])
     except ValueError:
-        assert Repo(folder).tokenizer is None
+        assert Repo(Folder(folder)).tokenizer is None
     else:
-        assert Repo(folder).tokenizer == Path(expected)
+        assert Repo(Folder(folder)).tokenizer == Path(expected)

@@ -15,9 +15,11 @@ from jsonschema import Draft202012Validator
 from safetensors.torch import load_file, save_file
 
 from mmfmt.cli import cli
+from mmfmt.repo import open_repo
 from mmfmt.schemas import json_schema
 from mmfmt.verify.rules import registered_rules
-from mmfmt.verify.run import verify
+from mmfmt.verify.run import Report
+from mmfmt.verify.run import verify as run_rules
 from tests.damage import (
     Damage,
     Tensors,
@@ -42,6 +44,11 @@ CONFIG, PARAMS = "config.json", "params.json"
 WQ, W1 = "layers.0.attention.wq", "layers.0.feed_forward.w1"
 UP = "language_model.model.layers.0.mlp.up_proj"
 VISION_WV = "vision_encoder.transformer.layers.0.attention.wv"
+
+
+def verify(repo: Path) -> Report:
+    """Run the rules over a folder."""
+    return run_rules(open_repo(repo))
 
 
 def convert(*arguments: object) -> None:
@@ -348,7 +355,8 @@ def test_json_report_keeps_its_schema(good: Path, tmp_path: Path) -> None:
 
 def test_verify_does_not_import_torch(good: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mmfmt.verify.run import verify\n"
-        f"verify(Path({str(good)!r})); sys.exit('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from mmfmt.repo import open_repo\n"
+        "from mmfmt.verify.run import verify\n"
+        f"verify(open_repo(Path({str(good)!r}))); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

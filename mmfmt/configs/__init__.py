@@ -3,7 +3,7 @@
 from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config
 from mmfmt.configs.rope import attention_factor
 from mmfmt.configs.to_config import to_config
-from mmfmt.configs.to_params import to_params
+from mmfmt.configs.to_params import stated_fields, to_params
 
 __all__ = [
     "CONFIG",
@@ -12,6 +12,7 @@ __all__ = [
     "HfConfig",
     "attention_factor",
     "open_config",
+    "stated_fields",
     "to_config",
     "to_params",
 ]

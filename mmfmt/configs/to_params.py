@@ -31,6 +31,21 @@ def own_fields(config: HfConfig, has_output: bool) -> dict[str, Any]:
     return {path: value for path, value in flatten(found).items() if value is not None}
 
 
+def stated_fields(config: HfConfig, has_output: bool) -> dict[str, Any]:
+    """What config.json says, by path in params.json, whether or not params.json could say it all.
+
+    Optional fields that have no image there are left out. Raises MmfmtError for a missing one.
+    """
+    found = flatten(config.body.get(EXTRAS) or {})
+    for row in rows_of(config.kinds):
+        try:
+            found |= flatten({row["native"]: _value(row, config, has_output)})
+        except MmfmtError:
+            if not row.get("optional"):
+                raise
+    return {path: value for path, value in found.items() if value is not None}
+
+
 def supplied_fields(config: HfConfig) -> dict[str, Any]:
     """What params.json gets, by path, where nothing says otherwise; config.json has no place."""
     return {row["native"]: row["supplied"] for row in rows_of(config.kinds) if "supplied" in row}

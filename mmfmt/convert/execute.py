@@ -21,6 +21,7 @@ from mmfmt.convert.plan import Blocks, Copy, Plan, PlannedShard, Segment, Sinuso
 from mmfmt.convert.steps import sinusoids
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, encode_header, read_header
+from mmfmt.storage import Folder
 
 CHUNK = 8 << 20
 # less where steps unpack words: a byte for every bit
@@ -114,7 +115,7 @@ def _header(shard: PlannedShard) -> Header:
 
 def _check_shard(path: Path, header: Header) -> None:
     """Read a finished shard back, with our own reader and with safetensors'."""
-    written = read_header(path)
+    written = read_header(Folder(path.parent), path.name)
     try:
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmfmt.convert.plan import Plan
 from mmfmt.repo import WeightSet
+from mmfmt.storage import Folder
 
 
 def same_folder(one: Path, other: Path) -> bool:
@@ -24,6 +25,7 @@ def companions(target: Path, paths: Iterable[Path]) -> tuple[tuple[str, str], ..
 
 def replaced(plan: Plan, stem: str) -> tuple[str, ...]:
     """Files of an older weight set of this stem, and any other that the plan would overwrite."""
-    weights = WeightSet(Path(plan.target), stem)
-    names = {*weights.on_disk, weights.index_path.name, *plan.files}
-    return tuple(sorted(name for name in names if (weights.folder / name).exists()))
+    target = Path(plan.target)
+    weights = WeightSet(Folder(target), stem)
+    names = {*weights.on_disk, weights.index_name, *plan.files}
+    return tuple(sorted(name for name in names if (target / name).exists()))

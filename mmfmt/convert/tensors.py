@@ -194,7 +194,7 @@ class Transfer:
     def _copy(self, shard: str, entry: Entry) -> Copy:
         weights = self.model.weights
         start = weights.headers[shard].data_start + entry.start
-        return Copy(str(weights.paths[shard]), start, entry.nbytes)
+        return Copy(str(weights.path(shard)), start, entry.nbytes)
 
     def _repacking(
         self, module: Module, parameter: Parameter, scheme: Scheme | None

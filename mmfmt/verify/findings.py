@@ -3,22 +3,51 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mmfmt.verify.subject import Subject
 
 Level = Literal["error", "warning"]
+# what a rule reads: headers and JSON files; the tokenizer and processor files, by running their
+# loaders; or every byte of the weights
+Cost = Literal["header", "loaders", "bytes"]
+
+
+class Remove(Enum):
+    """The value of an edit that takes a key away."""
+
+    REMOVE = "remove"
+
+
+REMOVE = Remove.REMOVE
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A safe repair of a JSON file: the value that belongs under `keys`, from the top.
+
+    No keys: the whole file.
+    """
+
+    file: str
+    keys: tuple[str | int, ...]
+    value: Any
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a rule has found. `path` is a file of the repo; `location` a tensor or JSON path."""
+    """What a rule has found. `path` is a file of the repo; `location` a tensor or JSON path.
+
+    `edits` are given where the repair is mechanical and safe.
+    """
 
     path: str
     location: str
     message: str
     fix: str = ""
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +61,10 @@ class Finding:
     location: str
     message: str
     fix: str
+    edits: tuple[Edit, ...] = ()
+
+
+Check = Callable[["Subject"], Iterator[Problem]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +74,8 @@ class Rule:
     id: str
     name: str
     level: Level
-    check: Callable[["Subject"], Iterator[Problem]]
+    cost: Cost
+    check: Check
 
     @property
     def explanation(self) -> str:
@@ -50,7 +84,8 @@ class Rule:
     def findings(self, subject: "Subject") -> Iterator[Finding]:
         """Run the check; MmfmtError means that it cannot look."""
         for p in self.check(subject):
-            yield Finding(self.id, self.name, self.level, p.path, p.location, p.message, p.fix)
+            place = (p.path, p.location, p.message, p.fix)
+            yield Finding(self.id, self.name, self.level, *place, p.edits)
 
 
 def some(names: list[str]) -> str:
@@ -62,16 +97,12 @@ REGISTRY: dict[str, Rule] = {}
 """Rules by id; `mmfmt.verify.rules` fills it."""
 
 
-def rule(
-    id: str, level: Level = "error"
-) -> Callable[[Callable[["Subject"], Iterator[Problem]]], Callable[["Subject"], Iterator[Problem]]]:
+def rule(id: str, level: Level = "error", cost: Cost = "header") -> Callable[[Check], Check]:
     """Register a check under an id; its name is the function's, in kebab case."""
     assert re.fullmatch(r"MMF\d{3}", id) and id not in REGISTRY, id
 
-    def register(
-        check: Callable[["Subject"], Iterator[Problem]],
-    ) -> Callable[["Subject"], Iterator[Problem]]:
-        REGISTRY[id] = Rule(id, check.__name__.replace("_", "-"), level, check)
+    def register(check: Check) -> Check:
+        REGISTRY[id] = Rule(id, check.__name__.replace("_", "-"), level, cost, check)
         return check
 
     return register

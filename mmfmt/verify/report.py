@@ -21,10 +21,15 @@ def write_json(report: Report, console: Console) -> None:
         "version": 1,
         "repo": report.repo,
         "summary": {"errors": report.count("error"), "warnings": report.count("warning")},
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [_finding(finding) for finding in report.findings],
         "skipped": [asdict(skipped) for skipped in report.skipped],
     }
     console.file.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    body = {key: value for key, value in asdict(finding).items() if key != "edits"}
+    return {**body, "fixable": bool(finding.edits)}
 
 
 def write_text(report: Report, console: Console) -> None:

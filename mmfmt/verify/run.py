@@ -1,10 +1,10 @@
 """Run the rules over a repo."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from mmfmt.errors import MmfmtError
-from mmfmt.repo import open_repo
+from mmfmt.errors import MissingPackageError, MmfmtError
+from mmfmt.repo import Repo
 from mmfmt.verify.findings import Finding, Rule
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
@@ -12,11 +12,12 @@ from mmfmt.verify.subject import Subject
 
 @dataclass(frozen=True)
 class Skipped:
-    """A rule that could not look, and why."""
+    """A rule that could not look, and why: the repo, or this machine (`missing`)."""
 
     rule: str
     name: str
     reason: str
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,37 @@ class Report:
     def count(self, level: str) -> int:
         return sum(finding.level == level for finding in self.findings)
 
+    @property
+    def blind(self) -> bool:
+        """Whether something in the repo kept a rule from looking, and no finding says what."""
+        return not self.count("error") and any(not s.missing for s in self.skipped)
 
-def verify(path: Path) -> Report:
-    """Run every rule; MmfmtError if there is no checkpoint to look at."""
-    subject = Subject(open_repo(path))
+
+def verify(repo: Repo, rules: Iterable[Rule] | None = None) -> Report:
+    """Run rules (all that read no bytes of the weights, if not said otherwise) over a repo.
+
+    Raises MmfmtError if there is no checkpoint to look at.
+    """
+    subject = Subject(repo)
     if not subject.models:
         fix = "name a folder with model*.safetensors or consolidated*.safetensors"
-        raise MmfmtError(str(path), "holds no checkpoint", fix)
+        raise MmfmtError(repo.storage.label, "holds no checkpoint", fix)
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    for rule in registered_rules():
+    chosen = rules_of("header") if rules is None else rules
+    for rule in chosen:
         _run(rule, subject, findings, skipped)
-    return Report(str(path), tuple(findings), tuple(skipped))
+    return Report(repo.storage.label, tuple(findings), tuple(skipped))
+
+
+def rules_of(level: str) -> list[Rule]:
+    """The rules of a level, `header` or `bytes` (which is all of them)."""
+    return [rule for rule in registered_rules() if level == "bytes" or rule.cost != "bytes"]
 
 
 def _run(rule: Rule, subject: Subject, findings: list[Finding], skipped: list[Skipped]) -> None:
     try:
         findings.extend(rule.findings(subject))
     except MmfmtError as error:
-        skipped.append(Skipped(rule.id, rule.name, str(error)))
+        missing = isinstance(error, MissingPackageError)
+        skipped.append(Skipped(rule.id, rule.name, str(error), missing))

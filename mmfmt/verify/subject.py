@@ -6,9 +6,14 @@ that reason, and another rule reports the cause.
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.repo import Repo
+
+# endings of tokenizer, processor and config files
+BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -34,3 +39,11 @@ class Subject:
     def dual(self) -> bool:
         """Whether both layouts are there, with their config files."""
         return len(self.models) == 2 and all(self.repo.has(m.config_file) for m in self.models)
+
+    @cached_property
+    def folder(self) -> Path:
+        """A local folder with the files that lie beside the weights, for loaders to read."""
+        names = [name for name in self.repo.names if name.endswith(BESIDE_WEIGHTS)]
+        if not names:
+            raise MmfmtError(self.repo.storage.label, "holds no config and no tokenizer")
+        return [self.repo.storage.fetch(name) for name in names][-1].parent

@@ -22,11 +22,11 @@ def incomplete_consolidated_set(subject: Subject) -> Iterator[Problem]:
 
     Repair: add the missing file (mmfmt convert writes all of them), or remove the others.
     """
-    weights = bool(subject.repo.native.on_disk) or subject.repo.native.index_path.exists()
+    weights = bool(subject.repo.native.on_disk) or subject.repo.native.has_index
     parts = {
         "consolidated*.safetensors": weights,
         "params.json": subject.repo.has("params.json"),
-        "tekken.json": subject.repo.tokenizer is not None,
+        "tekken.json": subject.repo.tokenizer_name is not None,
     }
     if parts["consolidated*.safetensors"] or parts["params.json"]:
         there = ", ".join(name for name, present in parts.items() if present)
@@ -47,7 +47,7 @@ def incomplete_hf_set(subject: Subject) -> Iterator[Problem]:
         return
     if not subject.repo.has("config.json"):
         yield Problem("config.json", "", "missing beside model*.safetensors", _COPY)
-    if not subject.repo.has("tokenizer.json") and not subject.repo.tokenizer:
+    if not subject.repo.has("tokenizer.json") and not subject.repo.tokenizer_name:
         yield Problem("tokenizer.json", "", "missing beside model*.safetensors", _COPY)
     processor = ("processor_config.json", "preprocessor_config.json")
     if _has_images(subject) and not any(map(subject.repo.has, processor)):
@@ -72,7 +72,7 @@ def index_missing_shard(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         for shard in model.weights.shards:
             try:
-                model.weights.path(shard)
+                model.weights.check_shard(shard)
             except MmfmtError as error:
                 yield Problem(error.place, shard, error.problem, error.fix)
 
@@ -92,7 +92,7 @@ def index_differs_from_headers(subject: Subject) -> Iterator[Problem]:
         for name in sorted(said.keys() | found.keys()):
             if said.get(name) != found.get(name):
                 message = f"index says {said.get(name)}, headers say {found.get(name)}"
-                yield Problem(weights.index_path.name, name, message, "write the index anew")
+                yield Problem(weights.index_name, name, message, "write the index anew")
 
 
 @rule("MMF105", level="warning")
@@ -108,7 +108,7 @@ def index_total_size(subject: Subject) -> Iterator[Problem]:
         total = sum(header.data_bytes for header in weights.headers.values())
         if said is not None and said != total:
             message = f"{said}, but the tensors take {total} bytes"
-            yield Problem(weights.index_path.name, "metadata.total_size", message, f"write {total}")
+            yield Problem(weights.index_name, "metadata.total_size", message, f"write {total}")
 
 
 @rule("MMF106")
@@ -122,7 +122,7 @@ def orphan_shard(subject: Subject) -> Iterator[Problem]:
     """
     for weights, _ in _indexed(subject):
         for shard in sorted(set(weights.on_disk) - set(weights.shards)):
-            message = f"not named by {weights.index_path.name}"
+            message = f"not named by {weights.index_name}"
             yield Problem(shard, "", message, "remove it, or write the index anew")
 
 
@@ -153,9 +153,9 @@ def missing_index(subject: Subject) -> Iterator[Problem]:
     Repair: write the index.
     """
     weights = subject.repo.hf
-    if len(weights.on_disk) > 1 and not weights.index_path.exists():
+    if len(weights.on_disk) > 1 and not weights.has_index:
         message = f"missing, with {len(weights.on_disk)} shards"
-        yield Problem(weights.index_path.name, "", message, "write it from the headers")
+        yield Problem(weights.index_name, "", message, "write it from the headers")
 
 
 def _indexed(subject: Subject) -> Iterator[tuple[WeightSet, dict[str, Any]]]:

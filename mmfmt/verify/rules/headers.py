@@ -1,10 +1,10 @@
 """2xx: safetensors headers."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from mmfmt.errors import MmfmtError
 from mmfmt.header import read_header
+from mmfmt.storage import Storage
 from mmfmt.verify.findings import Problem, rule
 from mmfmt.verify.subject import Subject
 
@@ -19,12 +19,12 @@ def bad_header(subject: Subject) -> Iterator[Problem]:
     """
     for model in subject.models:
         for shard in model.weights.on_disk:
-            yield from _header_problem(model.weights.folder / shard)
+            yield from _header_problem(model.weights.storage, shard)
 
 
-def _header_problem(path: Path) -> Iterator[Problem]:
+def _header_problem(storage: Storage, shard: str) -> Iterator[Problem]:
     try:
-        read_header(path)
+        read_header(storage, shard)
     except MmfmtError as error:
-        location = error.place.removeprefix(path.name).removeprefix(": ")
-        yield Problem(path.name, location, error.problem, error.fix)
+        location = error.place.removeprefix(shard).removeprefix(": ")
+        yield Problem(shard, location, error.problem, error.fix)

@@ -70,4 +70,4 @@ def _shard_of(model: Model, name: str) -> str:
 def _files(model: Model) -> str:
     """The file to name for a fault of the whole set: its index, or its only shard."""
     shards = model.weights.shards
-    return shards[0] if len(shards) == 1 else model.weights.index_path.name
+    return shards[0] if len(shards) == 1 else model.weights.index_name

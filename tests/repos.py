@@ -1,0 +1,88 @@
+"""Good repos, made once a run: what defects are planted in."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from click.testing import CliRunner
+
+from mmfmt.cli import cli
+from tests.damage import Tensors, edit_tensors, set_field
+
+ROOT = Path(__file__).parent.parent
+W4A16, BASE = ROOT / "examples/tinystral-w4a16", ROOT / "examples/tinystral-base"
+BF16 = ROOT / "tests/data/tinystral-bf16"
+
+HF, NATIVE = "model.safetensors", "consolidated.safetensors"
+INDEX, FIRST = f"{NATIVE}.index.json", "consolidated-00001-of-00004.safetensors"
+CONFIG, PARAMS = "config.json", "params.json"
+
+
+def convert(*arguments: object) -> None:
+    """Run `mmfmt convert hf-to-consolidated`; it must succeed."""
+    command = ["convert", "hf-to-consolidated", "--quiet", *map(str, arguments)]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def dual(folder: Path) -> None:
+    """The W4A16 example with both layouts."""
+    shutil.copytree(W4A16, folder)
+    convert(folder, "--tokenizer-from", BASE)
+
+
+def sharded(folder: Path) -> None:
+    """The same with a consolidated set of four shards."""
+    shutil.copytree(W4A16, folder)
+    convert(folder, "--tokenizer-from", BASE, "--max-shard-size", "1.5MB")
+
+
+def dual_bf16(folder: Path) -> None:
+    """Both layouts without quantization."""
+    shutil.copytree(BF16, folder)
+    convert(folder)
+
+
+def int8(folder: Path) -> None:
+    """A W8A8 repo with both layouts, quantized here by rounding to the row's largest value."""
+    shutil.copytree(BF16, folder)
+    edit_tensors(HF, quantize_int8)(folder)
+    args = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    inputs = {**args, "strategy": "token", "dynamic": True}
+    group = {"targets": ["Linear"], "weights": args, "input_activations": inputs}
+    ignore = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
+    body = {"quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ignore}
+    section = {**body, "config_groups": {"group_0": group}}
+    set_field(CONFIG, "quantization_config", section)(folder)
+    convert(folder)
+
+
+def quantize_int8(tensors: Tensors) -> None:
+    """Every text projection to I8 with one BF16 scale a row."""
+    names = [n for n in tensors if "language_model.model.layers" in n and "_proj" in n]
+    for name in names:
+        scale = tensors[name].float().abs().amax(1, keepdim=True) / 127
+        tensors[name.replace("weight", "weight_scale")] = scale.bfloat16()
+        tensors[name] = (tensors[name].float() / scale).round().to(torch.int8)
+
+
+REPOS: Mapping[str, Callable[[Path], object]] = {
+    "dual": dual,
+    "sharded": sharded,
+    "bf16": dual_bf16,
+    "int8": int8,
+    "hf-w4a16": lambda folder: shutil.copytree(W4A16, folder),
+    "hf-bf16": lambda folder: shutil.copytree(BF16, folder),
+}
+"""How to make each good repo, by name."""
+
+
+@cache
+def good_repo(name: str) -> Path:
+    """A good repo, made once; copy it before damaging it."""
+    folder = Path(mkdtemp(prefix="mmfmt-tests-")) / name
+    REPOS[name](folder)
+    return folder

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,11 @@ from mmfmt.storage import Folder, Storage
 
 HF_STEM, NATIVE_STEM = "model", "consolidated"
 TOKENIZER_FILES = re.compile(r"tekken\.json|tokenizer\.model(\.v\d+(m\d+)?)?")
+
+CHUNK = 8 << 20
+
+Advance = Callable[[int], None]
+"""Called with each number of bytes read or written."""
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -117,11 +122,17 @@ class WeightSet:
 
     def read(self, shard: str, entry: Entry) -> bytes:
         """The data of one tensor of a shard."""
+        return b"".join(self.stream(shard, entry))
+
+    def stream(self, shard: str, entry: Entry) -> Iterator[bytes]:
+        """The data of one tensor of a shard, in pieces of CHUNK bytes (the last is smaller)."""
         start = self.headers[shard].data_start
-        data = self.storage.read(shard, start + entry.start, start + entry.end)
-        if len(data) != entry.nbytes:
-            raise MmfmtError(shard, "became shorter while it was read")
-        return data
+        for begin in range(start + entry.start, start + entry.end, CHUNK):
+            end = min(begin + CHUNK, start + entry.end)
+            data = self.storage.read(shard, begin, end)
+            if len(data) != end - begin:
+                raise MmfmtError(shard, "became shorter while it was read")
+            yield data
 
 
 @dataclass(frozen=True)

@@ -8,31 +8,24 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mmfmt.convert.plan import Blocks, Copy, Plan, PlannedShard, Segment, Sinusoids
-from mmfmt.convert.steps import sinusoids
+from mmfmt.convert.plan import Copy, Plan, PlannedShard, Segment
+from mmfmt.convert.stream import stream
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, encode_header, read_header
+from mmfmt.repo import CHUNK, Advance
 from mmfmt.storage import Folder
 
-CHUNK = 8 << 20
-# less where steps unpack words: a byte for every bit
-BLOCKS_CHUNK = 2 << 20
 STAGING_PREFIX = ".mmfmt-"
 # room for headers, index and the like when free space is checked
 _SLACK = 16 << 20
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
-
-Advance = Callable[[int], None]
-"""Called with each number of bytes written."""
 
 
 def check_target(plan: Plan, force: bool) -> None:
@@ -126,63 +119,29 @@ def _check_shard(path: Path, header: Header) -> None:
 
 
 def _transfer(segment: Segment, out: BinaryIO) -> Iterator[int]:
-    if isinstance(segment, Sinusoids):
-        _write(out, sinusoids(segment.rows, segment.columns, segment.dtype).data)
-        yield segment.length
-        return
-    with Path(segment.source).open("rb", buffering=0) as source:
-        source.seek(segment.offset)
-        if isinstance(segment, Copy):
-            yield from _copy(segment, source, out)
-        else:
-            yield from _blocks(segment, source, out)
-
-
-def _copy(segment: Copy, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
-    """Copy inside the kernel where it can, else through a buffer."""
-    left = segment.length
-    try:
-        while left and (done := _kernel_copy(source, out, min(left, 8 * CHUNK))):
-            left -= done
+    if isinstance(segment, Copy):
+        for done in _kernel_copies(segment, out):
             yield done
-    except OSError as error:
-        if error.errno not in _NO_KERNEL_COPY:
-            raise
-    while left:
-        data = _read(source, min(left, CHUNK))
-        _write(out, data)
-        left -= len(data)
-        yield len(data)
+            segment = Copy(segment.source, segment.offset + done, segment.length - done)
+    for piece in stream(segment):
+        _write(out, piece)
+        yield len(piece)
 
 
-def _kernel_copy(source: BinaryIO, out: BinaryIO, count: int) -> int:
+def _kernel_copies(segment: Copy, out: BinaryIO) -> Iterator[int]:
+    """Copy inside the kernel, as far as it can."""
     if not hasattr(os, "copy_file_range"):
-        return 0
-    return os.copy_file_range(source.fileno(), out.fileno(), count)
-
-
-def _blocks(segment: Blocks, source: BinaryIO, out: BinaryIO) -> Iterator[int]:
-    """Take a few blocks at a time through the steps."""
-    block_bytes = prod(segment.shape) * np.dtype(segment.dtype).itemsize
-    batch = max(1, BLOCKS_CHUNK // block_bytes)
-    for first in range(0, segment.count, batch):
-        count = min(batch, segment.count - first)
-        data = np.frombuffer(_read(source, count * block_bytes), dtype=segment.dtype)
-        blocks = data.reshape(count, *segment.shape)
-        for step in segment.steps:
-            blocks = step(blocks)
-        _write(out, np.ascontiguousarray(blocks).data)
-        yield blocks.nbytes
-
-
-def _read(source: BinaryIO, count: int) -> bytes:
-    data = source.read(count)
-    while len(data) < count:  # the kernel may give less than it was asked for
-        more = source.read(count - len(data))
-        if not more:
-            raise MmfmtError(source.name, "became shorter while it was read")
-        data += more
-    return data
+        return
+    left, offset = segment.length, segment.offset
+    with Path(segment.source).open("rb", buffering=0) as source:
+        descriptors = source.fileno(), out.fileno()
+        try:
+            while left and (done := os.copy_file_range(*descriptors, min(left, 8 * CHUNK), offset)):
+                left, offset = left - done, offset + done
+                yield done
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
 
 
 def _write(out: BinaryIO, data: bytes | memoryview) -> None:

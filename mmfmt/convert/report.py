@@ -21,7 +21,7 @@ from rich.table import Table
 from mmfmt.convert.plan import ACTIONS, Plan
 
 if TYPE_CHECKING:
-    from mmfmt.convert.execute import Advance
+    from mmfmt.repo import Advance
 
 # seconds between two plain progress lines
 _INTERVAL = 10.0

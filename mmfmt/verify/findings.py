@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from mmfmt.verify.subject import Subject
 
-Level = Literal["error", "warning"]
+# a note says something that a publisher should know and that no gate need stop at
+Level = Literal["error", "warning", "note"]
 # what a rule reads: headers and JSON files; the tokenizer and processor files, by running their
 # loaders; or every byte of the weights
 Cost = Literal["header", "loaders", "bytes"]

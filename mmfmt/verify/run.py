@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mmfmt.errors import MissingPackageError, MmfmtError
-from mmfmt.repo import Repo
+from mmfmt.repo import Advance, Repo
 from mmfmt.verify.findings import Finding, Rule
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
@@ -37,18 +37,23 @@ class Report:
         return not self.count("error") and any(not s.missing for s in self.skipped)
 
 
-def verify(repo: Repo, rules: Iterable[Rule] | None = None) -> Report:
+def verify(
+    repo: Repo, rules: Iterable[Rule] | None = None, advance: Advance | None = None
+) -> Report:
     """Run rules (all that read no bytes of the weights, if not said otherwise) over a repo.
 
-    Raises MmfmtError if there is no checkpoint to look at.
+    `advance` is told of the bytes of weights that are read. Raises MmfmtError if there is no
+    checkpoint to look at.
     """
-    subject = Subject(repo)
+    subject = Subject(repo, advance or (lambda _: None))
     if not subject.models:
         fix = "name a folder with model*.safetensors or consolidated*.safetensors"
         raise MmfmtError(repo.storage.label, "holds no checkpoint", fix)
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    chosen = rules_of("header") if rules is None else rules
+    chosen = rules_of("header") if rules is None else list(rules)
+    if any(rule.cost == "bytes" for rule in chosen):
+        _ = repo.path  # whole weights are read from this disk only
     for rule in chosen:
         _run(rule, subject, findings, skipped)
     return Report(repo.storage.label, tuple(findings), tuple(skipped))

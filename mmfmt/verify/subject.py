@@ -4,13 +4,13 @@ A layout that cannot be understood raises MmfmtError: the rule that asked is the
 that reason, and another rule reports the cause.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
-from mmfmt.repo import Repo
+from mmfmt.repo import Advance, Repo
 
 # endings of tokenizer, processor and config files
 BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
@@ -18,9 +18,10 @@ BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
 
 @dataclass(frozen=True)
 class Subject:
-    """A repo under verification."""
+    """A repo under verification; `advance` is told of the bytes of weights that are read."""
 
     repo: Repo
+    advance: Advance = field(repr=False)
 
     @cached_property
     def hf(self) -> Model:

@@ -1,9 +1,18 @@
 """The rules, by family; importing this package registers them."""
 
 from mmfmt.verify.findings import REGISTRY, Rule
-from mmfmt.verify.rules import configs, files, headers, names, quantization, tokenizer
+from mmfmt.verify.rules import configs, files, headers, names, quantization, tokenizer, values
 
-__all__ = ["configs", "files", "headers", "names", "quantization", "registered_rules", "tokenizer"]
+__all__ = [
+    "configs",
+    "files",
+    "headers",
+    "names",
+    "quantization",
+    "registered_rules",
+    "tokenizer",
+    "values",
+]
 
 
 def registered_rules() -> tuple[Rule, ...]:

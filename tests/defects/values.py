@@ -1,0 +1,71 @@
+"""7xx: values, and the two layouts against each other."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tests.damage import Damage, Tensors, edit_tensors
+from tests.defects.defect import Defect
+from tests.repos import HF, NATIVE, PARAMS, convert, good_repo
+
+LAYER = "language_model.model.layers.1"
+WQ = "layers.0.attention.wq"
+
+
+def change(name: str, tensor: str, index: tuple[int, ...], value: float) -> Damage:
+    """Set one value of a tensor."""
+
+    def edit(tensors: Tensors) -> None:
+        tensors[tensor][index] = value
+
+    return edit_tensors(name, edit)
+
+
+def fill(name: str, tensor: str, value: int) -> Damage:
+    """Make all words of a tensor alike."""
+    return edit_tensors(name, lambda tensors: tensors[tensor].fill_(value))
+
+
+def shuffle_rows(tensors: Tensors, tensor: str) -> None:
+    """Swap two rows."""
+    tensors[tensor][[0, 1]] = tensors[tensor][[1, 0]]
+
+
+def base_model_beside(repo: Path) -> None:
+    """Put the consolidated set of the model before quantization in the place of the other."""
+    base = good_repo("bf16")
+    for name in (NATIVE, PARAMS):
+        shutil.copy(base / name, repo / name)
+
+
+def reordered(repo: Path) -> None:
+    """Order the rows of packed Q and K for another reader, but say that vLLM is meant."""
+    convert(repo, "--force", "--reader", "native")
+    edit_tensors(NATIVE, len, {"format": "pt", "mmfmt.reader": "vllm"})(repo)
+
+
+VALUES = partial(Defect, level="bytes")
+HF_ONLY = partial(VALUES, repo="hf-w4a16")
+
+DEFECTS: list[Defect] = [
+    Defect("MMF701", "base model beside", base_model_beside),
+    VALUES("MMF702", "one value", change(NATIVE, "norm.weight", (0,), 1.5), seen="V02"),
+    VALUES(
+        "MMF702",
+        "two rows",
+        edit_tensors(NATIVE, lambda t: shuffle_rows(t, f"{WQ}.weight_packed")),
+        seen="V03",
+    ),
+    VALUES("MMF702", "rows of another reader", reordered, seen="R01"),
+    HF_ONLY("MMF703", "NaN", change(HF, f"{LAYER}.input_layernorm.weight", (3,), torch.nan)),
+    HF_ONLY("MMF703", "scale", change(HF, f"{LAYER}.mlp.up_proj.weight_scale", (3, 0), torch.inf)),
+    HF_ONLY(
+        "MMF704", "zero", change(HF, f"{LAYER}.mlp.up_proj.weight_scale", (3, 0), 0), seen="V04"
+    ),
+    HF_ONLY("MMF705", "zeros", fill(HF, f"{LAYER}.mlp.up_proj.weight_packed", 0), seen="V07"),
+    HF_ONLY(
+        "MMF706", "shape", change(HF, f"{LAYER}.mlp.up_proj.weight_shape", (0,), 7), seen="P04"
+    ),
+]

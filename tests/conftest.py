@@ -4,11 +4,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from mmfmt.cli import main
+from tests.hub_server import HubServer
 
 # no deadline: a first call compiles, imports or touches a slow disk
 settings.register_profile(
@@ -72,3 +74,16 @@ def to_consolidated(run: Run) -> Run:
 def to_hf(run: Run) -> Run:
     """Run `mmfmt convert consolidated-to-hf` with the given arguments."""
     return lambda *arguments: run("convert", "consolidated-to-hf", *arguments)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of this test's own, which huggingface_hub talks to in this process."""
+    from huggingface_hub import constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer(tmp_path / "hub", {"hf_writer": True, "hf_reader": False}) as server:
+        for name, value in server.constants(tmp_path / "hf-home").items():
+            monkeypatch.setattr(constants, name, value)
+        yield server

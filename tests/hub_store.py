@@ -68,13 +68,15 @@ class Repo:
     readers: set[str] = field(default_factory=set)
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
 
-    def commit(self, files: Mapping[str, Blob], branch: str = "main") -> str:
+    def commit(self, files: Mapping[str, Blob], branch: str = "main", message: str = "") -> str:
         """Record the whole content of a branch; returns the commit's hash."""
         content = sorted((name, blob.oid) for name, blob in files.items())
         commit = sha1(repr((len(self.commits), content)).encode()).hexdigest()
         self.commits[commit] = dict(files)
         self.branches[branch] = commit
+        self.messages.append(message)
         return commit
 
     def read_folder(self, folder: Path) -> str:

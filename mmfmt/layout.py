@@ -55,6 +55,7 @@ class Row:
 
     native: str
     kind: str
+    part: str
     shape: tuple[str, ...]
     slots: tuple[tuple[str, str], ...]
     hf: str = ""
@@ -201,7 +202,11 @@ def _stack(columns: Mapping[str, Any], rows: Mapping[str, Row]) -> Stack:
 
 
 def _rows(layout: Mapping[str, Any]) -> Iterator[Row]:
-    common = {"unquantized": layout.get("unquantized", ""), "slots": tuple(layout["slots"].items())}
+    common = {
+        "unquantized": layout.get("unquantized", ""),
+        "part": layout["part"],
+        "slots": tuple(layout["slots"].items()),
+    }
     for columns in layout["module"]:
         values = {**common, **{k: _frozen(v) for k, v in columns.items()}}
         if "from" in values:

@@ -54,6 +54,10 @@ class Naming:
         """Whether this naming has a name for the row (text models have no vision rows)."""
         return row in self._patterns
 
+    def pattern(self, row: Row) -> str:
+        """The names of a row's modules, slots as `{layer}`."""
+        return self._patterns[row]
+
     def module(self, row: Row, slots: Slots) -> str:
         """The module's name; slots as in `Match`."""
         return self._patterns[row].format(**dict(slots))

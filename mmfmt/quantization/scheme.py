@@ -1,6 +1,7 @@
 """Schemes: how a module is quantized, and which parameters that asks for."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
@@ -46,6 +47,28 @@ class Scheme:
         size = f" {self.block[0]}x{self.block[1]}" if self.block else size
         inputs = f", activations {self.activations}" if self.activations else ""
         return f"{self.format} {self.type}{self.bits} {self.strategy}{size}{inputs}"
+
+    @property
+    def short(self) -> str:
+        """What people call it: `W4A16 g128`, `FP8 channel static`, `NVFP4A16 g16`."""
+        weights = table("schemes")[self.format].get("short", f"W{self.bits}")
+        bits = re.search(r"\d+", self.activations)
+        # of floats that go without saying: both sides alike
+        inputs = "" if bits and self.type == "float" else f"A{bits[0] if bits else 16}"
+        words = (weights + inputs, self._grain, *self._remarks())
+        return " ".join(words)
+
+    @property
+    def _grain(self) -> str:
+        if self.block:
+            return f"{self.block[0]}x{self.block[1]}"
+        return f"g{self.group_size}" if self.group_size else self.strategy
+
+    def _remarks(self) -> Iterator[str]:
+        if not self.symmetric:
+            yield "asym"
+        if self.static_input:
+            yield "static"
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:

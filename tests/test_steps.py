@@ -11,9 +11,10 @@ from compressed_tensors.compressors.pack_quantized.helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmfmt.arrays import Array, Packing
 from mmfmt.convert.plan import Blocks, Copy
 from mmfmt.convert.segments import segment
-from mmfmt.convert.steps import Array, Pack, Packing, Reciprocal, Reorder, Step, Unpack
+from mmfmt.convert.steps import Pack, Reciprocal, Reorder, Step, Unpack
 from mmfmt.header import Entry
 from tests import builders
 

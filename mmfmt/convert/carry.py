@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from mmfmt.arrays import Packing
 from mmfmt.checkpoint import Module, Parameter
-from mmfmt.convert.steps import Packing
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Symbols
 from mmfmt.quantization import Scheme, packing_of

@@ -6,18 +6,13 @@ dimensions of a block.
 
 from dataclasses import dataclass
 from math import log
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from mmfmt.arrays import Array, Packing, pack, unpack
+
 Order = Literal["hf", "native"]
-Packing = Literal["dense", "padded", "awq"]
-
-WORD = 32
-# AWQ's GEMM kernels: nibble i of a word holds value AWQ_NIBBLES[i]
-AWQ_NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 @dataclass(frozen=True)
@@ -43,12 +38,7 @@ class Reorder:
 
 @dataclass(frozen=True)
 class Unpack:
-    """`count` values of `bits` (1 to 8) along `axis` from I32 words, as U8.
-
-    `dense`: across word boundaries, least significant bits first (compressed-tensors >= 0.18);
-    `padded`: 32 // bits whole values a word (compressed-tensors <= 0.17, GPTQ); `awq`: padded,
-    the values of a word in the order of AWQ_NIBBLES.
-    """
+    """`count` values of `bits` (1 to 8) along `axis` from I32 words, as U8: `arrays.unpack`."""
 
     axis: int
     bits: int
@@ -57,16 +47,7 @@ class Unpack:
     step: Literal["unpack"] = "unpack"
 
     def __call__(self, words: Array) -> Array:
-        last = np.ascontiguousarray(np.moveaxis(words, self.axis + 1, -1)).astype("<i4")
-        stream = np.unpackbits(last.view(np.uint8), axis=-1, bitorder="little")
-        if self.packing != "dense":
-            stream = _split(stream, WORD)[..., : WORD // self.bits * self.bits]
-            stream = stream.reshape(*last.shape[:-1], -1)
-        values = _split(stream[..., : stream.shape[-1] // self.bits * self.bits], self.bits)
-        values = np.packbits(values, axis=-1, bitorder="little")[..., 0]
-        if self.packing == "awq":
-            values = _split(values, 8)[..., np.argsort(AWQ_NIBBLES)].reshape(values.shape)
-        return np.moveaxis(values[..., : self.count], -1, self.axis + 1)
+        return unpack(words, self.axis + 1, self.bits, self.count, self.packing)
 
 
 @dataclass(frozen=True)
@@ -79,17 +60,7 @@ class Pack:
     step: Literal["pack"] = "pack"
 
     def __call__(self, values: Array) -> Array:
-        last = np.ascontiguousarray(np.moveaxis(values, self.axis + 1, -1))
-        per_word = WORD // self.bits
-        if self.packing != "dense":
-            last = _split(_filled(last, per_word), per_word)
-        if self.packing == "awq":
-            last = last[..., list(AWQ_NIBBLES)]
-        stream = np.unpackbits(last[..., None], axis=-1, bitorder="little")[..., : self.bits]
-        stream = _filled(stream.reshape(*last.shape[:-1], -1), WORD)
-        words = np.packbits(stream, axis=-1, bitorder="little").view("<i4")
-        words = words.reshape(*values.shape[:1], *words.shape[1 : values.ndim - 1], -1)
-        return np.moveaxis(words, -1, self.axis + 1)
+        return pack(values, self.axis + 1, self.bits, self.packing)
 
 
 @dataclass(frozen=True)
@@ -119,15 +90,3 @@ def sinusoids(rows: int, columns: int, dtype: str) -> Array:
         # round half to even
         values = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
     return values.astype("<f2") if dtype == "F16" else values
-
-
-def _split(array: Array, size: int) -> Array:
-    """The last dimension in pieces of `size`."""
-    return array.reshape(*array.shape[:-1], -1, size)
-
-
-def _filled(array: Array, multiple: int) -> Array:
-    """Zeros behind the last dimension, up to a multiple."""
-    missing = -array.shape[-1] % multiple
-    widths = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
-    return np.pad(array, widths) if missing else array

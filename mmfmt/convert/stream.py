@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mmfmt.arrays import Array
 from mmfmt.convert.plan import Blocks, Copy, Segment, Sinusoids
-from mmfmt.convert.steps import Array, sinusoids
+from mmfmt.convert.steps import sinusoids
 from mmfmt.errors import MmfmtError
 from mmfmt.repo import CHUNK
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,9 +18,13 @@ from safetensors.numpy import save_file
 from mmfmt.errors import MmfmtError
 from mmfmt.header import read_header
 from mmfmt.hub import HEAD_BYTES, HubRepo, hub_repo
+from mmfmt.repo import Repo as Repository
 from mmfmt.storage import Folder
+from mmfmt.verify.run import verify
+from tests.damage import set_field
 from tests.hub_server import Fault, HubServer
 from tests.hub_store import Repo
+from tests.repos import good_repo
 
 ORG = "org/tiny"
 SHARDS = tuple(f"consolidated-0000{i}-of-00002.safetensors" for i in (1, 2))
@@ -128,6 +133,18 @@ def test_headers_are_read_without_the_weights(hub: HubServer, repo: Repo, folder
         ours = [r for r in hub.served(f"/objects/.*{shard}") if r.range != "bytes=0-100000"]
         assert [r.sent for r in ours] == [HEAD_BYTES]
     assert hub.sent() < 2 * SHARD_BYTES // 20
+
+
+def test_the_verifier_says_the_same_of_a_remote_repo(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(good_repo("sharded"), folder)
+    set_field("config.json", "text_config.head_dim", 24)(folder)
+    hub.add(ORG, folder)
+    local, remote = (verify(Repository(s)) for s in (Folder(folder), HubRepo(ORG)))
+    assert remote.findings == local.findings != ()
+    shards = {r.path for r in hub.served("/objects/")}
+    assert len(shards) == 5
+    assert all(hub.sent(path) == HEAD_BYTES for path in shards)
 
 
 def test_a_long_header_takes_one_more_request_for_its_rest(hub: HubServer, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class HubRepo:
 
     def _part(self, name: str, start: int, stop: int) -> bytes:
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+        from huggingface_hub.utils import hf_raise_for_status
 
         place = f"{self.label}/{name}"
         url = hf_hub_url(self.repo_id, name, revision=self.commit)
@@ -146,7 +146,7 @@ def hub_repo(address: str) -> HubRepo:
 
 
 def _headers() -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers
 
     return build_hf_headers(library_name="mmfmt", library_version=__version__)
 
@@ -154,7 +154,7 @@ def _headers() -> dict[str, str]:
 # the type of a response is httpx's up to huggingface_hub 1 and httpx2's from 2 on
 def _get(url: str, params: dict[str, Any] | None) -> Any:
     from huggingface_hub import constants
-    from huggingface_hub.utils import hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
+    from huggingface_hub.utils import hf_raise_for_status, http_backoff
 
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     response = http_backoff("GET", url, params=params, headers=_headers(), timeout=timeout)
@@ -165,7 +165,7 @@ def _get(url: str, params: dict[str, Any] | None) -> Any:
 def _stream(url: str, asked: str) -> Any:
     """A context with the answer to a request for a range, its body not read yet."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
+    from huggingface_hub.utils import http_stream_backoff
 
     # a compressed answer would ignore the range
     headers = _headers() | {"Range": asked, "Accept-Encoding": "identity"}
@@ -175,7 +175,7 @@ def _stream(url: str, asked: str) -> Any:
 
 def _body(response: Any, limit: int) -> bytes:
     """What comes of a body before its connection is cut, at most `limit` bytes."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HTTPError
 
     data = bytearray()
     with suppress(HTTPError):
@@ -195,7 +195,7 @@ def _stays_inside(name: str) -> bool:
 @contextmanager
 def hub_errors(place: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into an MmfmtError at `place`."""
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HTTPError
 
     try:
         yield

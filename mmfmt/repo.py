@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ HF_STEM, NATIVE_STEM = "model", "consolidated"
 TOKENIZER_FILES = re.compile(r"tekken\.json|tokenizer\.model(\.v\d+(m\d+)?)?")
 
 CHUNK = 8 << 20
+# a header on the Hub is mostly waiting
+HEADERS_AT_ONCE = 8
 
 Advance = Callable[[int], None]
 """Called with each number of bytes read or written."""
@@ -37,6 +40,11 @@ def parse_json(name: str, content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MmfmtError(name, "is not a JSON object")
     return value
+
+
+def index_body(weight_map: Mapping[str, str], total: int) -> dict[str, Any]:
+    """The index of `total` bytes of tensors, given the file of each, as transformers writes it."""
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class WeightSet:
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
             raise MmfmtError(self.index_name, "weight_map must map tensor names to file names")
+        if not weight_map:
+            raise MmfmtError(self.index_name, "weight_map names no tensor")
         if not isinstance(index.get("metadata", {}), dict):
             raise MmfmtError(self.index_name, "metadata must be an object")
         return index
@@ -103,7 +113,8 @@ class WeightSet:
     @cached_property
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
-        return {shard: self._header(shard) for shard in self.shards}
+        with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+            return dict(zip(self.shards, pool.map(self._header, self.shards), strict=True))
 
     def _header(self, shard: str) -> Header:
         self.check_shard(shard)

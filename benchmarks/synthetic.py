@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmfmt.checkpoint import expected_modules
 from mmfmt.configs import open_config, to_params
+from mmfmt.convert.plan import Plan
 from mmfmt.header import Entry, Header, encode_header, nbytes
 from mmfmt.layout import family, flatten
 from mmfmt.naming import naming
@@ -81,7 +83,25 @@ def write_repo(folder: Path, body: dict[str, Any], shard_bytes: int, fill: bytes
         _write_shard(folder / name, shard, fill)
         weight_map |= dict.fromkeys((tensor[0] for tensor in shard), name)
     (folder / "config.json").write_text(json.dumps(body, indent=2))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_sparse(plan: Plan) -> None:
+    """What a plan would write, with holes in the place of the data."""
+    folder = Path(plan.target)
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in plan.shards:
+        _write_shard(
+            folder / shard.name,
+            [(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors],
+            b"",
+            {"format": "pt", **dict(shard.metadata)},
+        )
+    for name, text in plan.texts:
+        (folder / name).write_text(text)
+    for name, source in plan.copies:
+        shutil.copy(source, folder / name)
 
 
 def _split(found: Iterator[Tensor], limit: int) -> Iterator[list[Tensor]]:
@@ -97,14 +117,16 @@ def _split(found: Iterator[Tensor], limit: int) -> Iterator[list[Tensor]]:
     yield shard
 
 
-def _write_shard(path: Path, shard: list[Tensor], fill: bytes) -> None:
+def _write_shard(
+    path: Path, shard: list[Tensor], fill: bytes, metadata: dict[str, str] | None = None
+) -> None:
     entries: dict[str, Entry] = {}
     end = 0
     for name, dtype, shape in shard:
         start, end = end, end + (nbytes(dtype, shape) or 0)
         entries[name] = Entry(dtype, shape, start, end)
     with path.open("wb") as file:
-        file.write(encode_header(Header(entries, {"format": "pt"})))
+        file.write(encode_header(Header(entries, metadata or {"format": "pt"})))
         data_start = file.tell()
         for offset in range(0, end if fill else 0, len(fill) or 1):
             file.write(fill[: end - offset])

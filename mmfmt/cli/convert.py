@@ -1,18 +1,15 @@
-"""The command line: parses, wires the rooms together, prints. Exit 0 good, 1 findings, 2 error."""
+"""`mmfmt convert`."""
 
 import re
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from mmfmt import __version__
-from mmfmt.errors import MmfmtError
+from mmfmt.cli.terminal import console_for
 from mmfmt.reader import reader, reader_labels
 from mmfmt.repo import open_repo
 
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
     from mmfmt.convert.plan import Plan
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-
 
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{unit}B": 1000**power for power, unit in enumerate("KMGT", 1)}
@@ -38,14 +34,7 @@ class Size(click.ParamType[int]):
         return size or self.fail(f"{value!r} is not a size such as 5GB", param, ctx)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="mmfmt")
-def cli() -> None:
-    """Convert Mistral checkpoints between the Hugging Face and the consolidated layout,
-    and verify them before upload."""
-
-
-@cli.group()
+@click.group()
 def convert() -> None:
     """Convert a checkpoint from one layout to the other."""
 
@@ -188,12 +177,12 @@ def reorder(
 def _convert(plan: "Plan", dry_run: bool, force: bool, quiet: bool) -> None:
     from mmfmt.convert.report import print_dropped, print_plan
 
-    console = _console(stderr=True, quiet=quiet)
+    console = console_for(stderr=True, quiet=quiet)
     for warning in plan.warnings:
         console.print(f"warning: {warning}")
     print_dropped(plan, console)
     if dry_run:
-        print_plan(plan, _console())
+        print_plan(plan, console_for())
     else:
         _carry_out(plan, force, console)
 
@@ -209,55 +198,3 @@ def _carry_out(plan: "Plan", force: bool, console: Console) -> None:
     seconds = time.monotonic() - start
     rate = f"{format_bytes(plan.data_bytes)} in {seconds:.1f} s"
     console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}")
-
-
-@cli.command()
-@click.argument("repo", type=FOLDER)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-)
-def verify(repo: Path, format_name: str) -> None:
-    """Check a repo before upload: files, headers, names, quantization, configs, tokenizer.
-
-    Exits 0 if there are no errors (warnings do not count), 1 if there are, 2 if it cannot look.
-    """
-    from mmfmt.verify.report import FORMATS
-    from mmfmt.verify.run import verify as run
-
-    report = run(open_repo(repo))
-    FORMATS[format_name](report, _console())
-    sys.exit(1 if report.count("error") else 0)
-
-
-def _console(stderr: bool = False, quiet: bool = False) -> Console:
-    """A console that prints text as it is: names of files and tensors are no markup."""
-    return Console(
-        stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True
-    )
-
-
-def main() -> None:
-    """Entry point: errors become one line on stderr and exit code 2."""
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        cli(standalone_mode=False)
-    except MmfmtError as error:
-        _fail(str(error))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted, nothing was published", 130)
-
-
-def _terminated(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)

@@ -1,6 +1,7 @@
 """Ways to damage a repo on purpose, one defect at a time."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def rename(name: str, old: str, new: str) -> Damage:
 def remove(name: str) -> Damage:
     """Delete a file."""
     return lambda repo: (repo / name).unlink()
+
+
+def write(name: str, content: bytes | str) -> Damage:
+    """Replace a file's content, or add the file, in folders that are made if need be."""
+
+    def damage(repo: Path) -> None:
+        (repo / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return damage
+
+
+def copy(name: str, new: str) -> Damage:
+    """Leave a second copy of a file under another name."""
+
+    def damage(repo: Path) -> None:
+        shutil.copy(repo / name, repo / new)
+
+    return damage
 
 
 def both(*damages: Damage) -> Damage:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmfmt.convert.plan import PlannedShard, PlannedTensor
+from mmfmt.repo import index_body
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -52,8 +53,7 @@ def index_text(
 
 def index_file(stem: str, weight_map: Mapping[str, str], total: int) -> tuple[str, str]:
     """Name and text of the index of `total` bytes of tensors."""
-    body = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    return f"{stem}.safetensors.index.json", json_text(body)
+    return f"{stem}.safetensors.index.json", json_text(index_body(weight_map, total))
 
 
 def json_text(body: Mapping[str, Any]) -> str:

@@ -1,12 +1,25 @@
 """1xx and 2xx: files, index files, headers."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.damage import Damage, edit_json, put, remove, set_field
+from tests.damage import (
+    Damage,
+    both,
+    copy,
+    drop_field,
+    edit_json,
+    edit_tensors,
+    put,
+    remove,
+    set_field,
+    write,
+)
 from tests.defects.defect import Defect
 from tests.repos import CONFIG, FIRST, HF, INDEX, NATIVE, PARAMS
 
@@ -29,7 +42,8 @@ def split_hf(repo: Path) -> None:
     tensors = load_file(repo / HF)
     names = sorted(tensors)
     for number, part in enumerate((names[:50], names[50:]), start=1):
-        save_file({n: tensors[n] for n in part}, repo / f"model-0000{number}-of-00002.safetensors")
+        shard = repo / f"model-0000{number}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, shard, {"format": "pt"})
     (repo / HF).unlink()
     (repo / f"{HF}.index.json").unlink()
 
@@ -39,15 +53,61 @@ def orphan(repo: Path) -> None:
     save_file({"x": torch.ones(1)}, repo / "consolidated-extra.safetensors")
 
 
+def rename_shards(repo: Path) -> None:
+    """Count five shards where there are four, in the index too."""
+    index = (repo / INDEX).read_text()
+    (repo / INDEX).write_text(index.replace("-of-00004", "-of-00005"))
+    for path in repo.glob("consolidated-*-of-00004.safetensors"):
+        path.rename(path.with_name(path.name.replace("-of-00004", "-of-00005")))
+
+
+def two_counts(repo: Path) -> None:
+    """Number one shard of another count than the others, without an index."""
+    (repo / INDEX).unlink()
+    (repo / FIRST).rename(repo / FIRST.replace("-of-00004", "-of-00003"))
+
+
+def empty_shard(repo: Path) -> None:
+    """Leave a shard without tensors, which no index names because there is none."""
+    (repo / INDEX).unlink()
+    save_file({}, repo / "consolidated-extra.safetensors", {"mmfmt.reader": "vllm"})
+
+
+def old_sharding(repo: Path) -> None:
+    """Leave a single model.safetensors, which transformers takes first, beside a new sharding."""
+    tensors = load_file(repo / HF)
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate((names[:50], names[50:]), start=1):
+        shard = f"model-0000{number}-of-00002.safetensors"
+        save_file({n: tensors[n] for n in part}, repo / shard, {"format": "pt"})
+        weight_map |= dict.fromkeys(part, shard)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    body = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (repo / f"{HF}.index.json").write_text(json.dumps(body))
+
+
+HF_INDEX = f"{HF}.index.json"
+
 DEFECTS: list[Defect] = [
-    Defect("MMF101", "no params", remove(PARAMS)),
-    Defect("MMF101", "no tekken", remove("tekken.json")),
-    Defect("MMF101", "no weights", remove(NATIVE)),
+    Defect("MMF101", "no params", remove(PARAMS), seen="vllm#17132"),
+    Defect("MMF101", "no tekken", remove("tekken.json"), seen="vllm#17210"),
+    Defect("MMF101", "no weights", remove(NATIVE), seen="vllm#19953"),
+    Defect(
+        "MMF101",
+        "no params and no tekken",
+        both(remove(PARAMS), remove("tekken.json")),
+        seen="vllm#15027",
+    ),
     Defect("MMF102", "no processor", remove("processor_config.json")),
     Defect("MMF102", "no config", remove(CONFIG)),
-    Defect("MMF108", "no index", split_hf),
-    Defect("MMF201", "truncated", truncate(NATIVE)),
-    Defect("MMF201", "truncated in HF", truncate(HF)),
+    Defect(
+        "MMF102",
+        "no tokenizer",
+        remove("tokenizer.json"),
+        repo="hf-w4a16",
+        seen="llm-compressor#1795",
+    ),
     Defect("MMF103", "missing", remove(FIRST), repo="sharded"),
     Defect(
         "MMF103",
@@ -61,8 +121,32 @@ DEFECTS: list[Defect] = [
         edit_json(INDEX, lambda b: b["weight_map"].pop("norm.weight")),
         repo="sharded",
     ),
+    Defect(
+        "MMF104",
+        "promised",
+        edit_json(INDEX, lambda b: b["weight_map"].update({"layers.9.x.weight": FIRST})),
+        repo="sharded",
+    ),
     Defect("MMF105", "size", set_field(INDEX, "metadata.total_size", 1), repo="sharded"),
     Defect("MMF106", "orphan", orphan, repo="sharded"),
+    Defect("MMF106", "older sharding", old_sharding),
     Defect("MMF107", "duplicate", duplicate, repo="sharded"),
-    Defect("MMF102", "no tokenizer", remove("tokenizer.json"), repo="hf-w4a16"),
+    Defect("MMF108", "no index", split_hf),
+    Defect("MMF109", "not JSON", write(INDEX, b"{"), repo="sharded"),
+    Defect("MMF109", "no map", drop_field(INDEX, "weight_map"), repo="sharded"),
+    Defect("MMF109", "empty map", set_field(INDEX, "weight_map", {}), repo="sharded"),
+    Defect("MMF109", "numbers", set_field(INDEX, "weight_map", {"x": 1}), repo="sharded"),
+    Defect("MMF109", "no metadata", drop_field(HF_INDEX, "metadata")),
+    Defect("MMF110", "both read", remove(HF_INDEX), seen="vllm#40765"),
+    Defect("MMF111", "five of four", rename_shards, repo="sharded"),
+    Defect("MMF111", "two counts", two_counts, repo="sharded"),
+    Defect("MMF112", "capital", copy(NATIVE, "Consolidated.safetensors")),
+    Defect("MMF112", "old name", copy(HF, "pytorch_model.safetensors")),
+    Defect("MMF201", "truncated", truncate(NATIVE)),
+    Defect("MMF201", "truncated in HF", truncate(HF)),
+    Defect("MMF201", "empty", write(NATIVE, b"")),
+    Defect("MMF201", "not safetensors", write(HF, b"version https://git-lfs.github.com/spec/v1\n")),
+    Defect("MMF202", "no format", edit_tensors(HF, len, {"made": "by hand"})),
+    Defect("MMF202", "another format", edit_tensors(HF, len, {"format": "numpy"})),
+    Defect("MMF203", "empty shard", empty_shard, repo="sharded"),
 ]

@@ -1,13 +1,13 @@
-"""1xx: which files are there, and whether the index files tell the truth."""
+"""1xx: which files belong together, and which of them a loader picks up."""
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
-from mmfmt.errors import MmfmtError
-from mmfmt.repo import WeightSet
 from mmfmt.verify.findings import Problem, rule
+from mmfmt.verify.rules.headers import weight_files
+from mmfmt.verify.rules.indexes import new_index
 from mmfmt.verify.subject import Subject
+
+WEIGHTS = ".safetensors"
 
 
 @rule("MMF101")
@@ -61,104 +61,34 @@ def _has_images(subject: Subject) -> bool:
     return subject.repo.has("config.json") and "vision_config" in subject.repo.json("config.json")
 
 
-@rule("MMF103")
-def index_missing_shard(subject: Subject) -> Iterator[Problem]:
-    """Every weight file that an index names is there, inside the repo.
+@rule("MMF110")
+def both_sets_read(subject: Subject) -> Iterator[Problem]:
+    """Beside a consolidated set, even a single model.safetensors has an index.
 
-    Loaders stop (vLLM: FileNotFoundError) or, older ones, load garbage (sglang#32279).
+    Without one, vLLM's HF loader takes every *.safetensors of the folder for its own, reads the
+    consolidated files too, and stops at the first name it does not know (vllm#40765, #14950,
+    #9376, #20420, ms-swift#7074). mmfmt convert writes the index.
 
-    Repair: fetch or upload the missing shard, or write the index anew.
+    Repair: write model.safetensors.index.json.
     """
-    for model in subject.models:
-        for shard in model.weights.shards:
-            try:
-                model.weights.check_shard(shard)
-            except MmfmtError as error:
-                yield Problem(error.place, shard, error.problem, error.fix)
+    hf = subject.repo.hf
+    if len(hf.on_disk) == 1 and not hf.has_index and subject.repo.native.on_disk:
+        message = "missing, so that vLLM's HF loader reads consolidated*.safetensors too"
+        yield Problem(hf.index_name, "", message, "write it from the headers", new_index(hf))
 
 
-@rule("MMF104")
-def index_differs_from_headers(subject: Subject) -> Iterator[Problem]:
-    """The index's weight_map and the shards' headers name the same tensors in the same files.
+@rule("MMF112", level="warning")
+def weights_of_no_set(subject: Subject) -> Iterator[Problem]:
+    """Every *.safetensors at the top of a repo belongs to the HF or to the consolidated set.
 
-    A stale index hides tensors from some loaders and promises others that are not there
-    (huggingface_hub#4725: "must be checked downstream").
+    Loaders go by names: model*.safetensors, consolidated*.safetensors, as they are spelled here.
+    Others (pytorch_model-00001-of-00002.safetensors, Consolidated.safetensors) are downloaded by
+    everybody and read by nobody, or, where there is no index, by vLLM as part of the model.
 
-    Repair: write the index anew from the headers.
+    Repair: rename the file, move it into a folder, or remove it.
     """
-    for weights, index in _indexed(subject):
-        found = {name: s for s, header in weights.headers.items() for name in header.tensors}
-        said = index["weight_map"]
-        for name in sorted(said.keys() | found.keys()):
-            if said.get(name) != found.get(name):
-                message = f"index says {said.get(name)}, headers say {found.get(name)}"
-                yield Problem(weights.index_name, name, message, "write the index anew")
-
-
-@rule("MMF105", level="warning")
-def index_total_size(subject: Subject) -> Iterator[Problem]:
-    """The index's total_size is the number of bytes of all tensors.
-
-    Tools plan memory and downloads with it; a wrong one usually means a stale index.
-
-    Repair: write the index anew from the headers.
-    """
-    for weights, index in _indexed(subject):
-        said = (index.get("metadata") or {}).get("total_size")
-        total = sum(header.data_bytes for header in weights.headers.values())
-        if said is not None and said != total:
-            message = f"{said}, but the tensors take {total} bytes"
-            yield Problem(weights.index_name, "metadata.total_size", message, f"write {total}")
-
-
-@rule("MMF106")
-def orphan_shard(subject: Subject) -> Iterator[Problem]:
-    """Every weight file of a layout is named by its index, if there is one.
-
-    Loaders skip the others, or read both: leftovers of an older sharding cost a download and,
-    in loaders that ignore the index, replace the right tensors.
-
-    Repair: remove the file, or write the index anew.
-    """
-    for weights, _ in _indexed(subject):
-        for shard in sorted(set(weights.on_disk) - set(weights.shards)):
-            message = f"not named by {weights.index_name}"
-            yield Problem(shard, "", message, "remove it, or write the index anew")
-
-
-@rule("MMF107")
-def duplicate_tensor(subject: Subject) -> Iterator[Problem]:
-    """A tensor stands in one shard only.
-
-    vLLM loads it twice and the last one wins, silently.
-
-    Repair: remove the leftover shard.
-    """
-    for model in subject.models:
-        headers = model.weights.headers
-        counts = Counter(name for header in headers.values() for name in header.tensors)
-        for name in (name for name, count in counts.items() if count > 1):
-            shards = [shard for shard, header in headers.items() if name in header.tensors]
-            message = f"stands in {' and '.join(shards)}"
-            yield Problem(shards[-1], name, message, "remove the leftover shard")
-
-
-@rule("MMF108")
-def missing_index(subject: Subject) -> Iterator[Problem]:
-    """Several model*.safetensors come with model.safetensors.index.json.
-
-    transformers finds shards through the index only (unsloth#2355). A consolidated set may
-    go without: vLLM then reads every file.
-
-    Repair: write the index.
-    """
-    weights = subject.repo.hf
-    if len(weights.on_disk) > 1 and not weights.has_index:
-        message = f"missing, with {len(weights.on_disk)} shards"
-        yield Problem(weights.index_name, "", message, "write it from the headers")
-
-
-def _indexed(subject: Subject) -> Iterator[tuple[WeightSet, dict[str, Any]]]:
-    for weights in (model.weights for model in subject.models):
-        if weights.index is not None:
-            yield weights, weights.index
+    known = {*weight_files(subject.repo.hf), *weight_files(subject.repo.native)}
+    for name in subject.repo.names:
+        if name.lower().endswith(WEIGHTS) and name not in known:
+            message = "belongs to no weight set that a loader looks for"
+            yield Problem(name, "", message, "rename, move or remove it")

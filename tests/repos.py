@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from mmfmt.cli import cli
+from tests import tokenizer_repos
 from tests.damage import Tensors, edit_tensors, set_field
 
 ROOT = Path(__file__).parent.parent
@@ -69,11 +70,23 @@ def quantize_int8(tensors: Tensors) -> None:
         tensors[name] = (tensors[name].float() / scale).round().to(torch.int8)
 
 
+def large(folder: Path) -> None:
+    """Both layouts with a real vocabulary, Pixtral's of 131,072 ids."""
+    convert(tokenizer_repos.large(folder))
+
+
+def spm(folder: Path) -> None:
+    """A consolidated set with a SentencePiece file."""
+    convert(tokenizer_repos.sentencepiece(folder.with_name("hf")), folder)
+
+
 REPOS: Mapping[str, Callable[[Path], object]] = {
     "dual": dual,
     "sharded": sharded,
     "bf16": dual_bf16,
     "int8": int8,
+    "large": large,
+    "spm": spm,
     "hf-w4a16": lambda folder: shutil.copytree(W4A16, folder),
     "hf-bf16": lambda folder: shutil.copytree(BF16, folder),
 }

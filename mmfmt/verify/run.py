@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from mmfmt.errors import MissingPackageError, MmfmtError
 from mmfmt.repo import Advance, Repo
-from mmfmt.verify.findings import Finding, Rule
+from mmfmt.verify.findings import Cost, Finding, Rule
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
 
@@ -51,7 +52,7 @@ def verify(
         raise MmfmtError(repo.storage.label, "holds no checkpoint", fix)
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    chosen = rules_of("header") if rules is None else list(rules)
+    chosen = rules_of("loaders") if rules is None else list(rules)
     if any(rule.cost == "bytes" for rule in chosen):
         _ = repo.path  # whole weights are read from this disk only
     for rule in chosen:
@@ -60,8 +61,10 @@ def verify(
 
 
 def rules_of(level: str) -> list[Rule]:
-    """The rules of a level, `header` or `bytes` (which is all of them)."""
-    return [rule for rule in registered_rules() if level == "bytes" or rule.cost != "bytes"]
+    """The rules of a level, `header`, `loaders` or `bytes`, and of those before it."""
+    costs = get_args(Cost)
+    chosen = costs[: costs.index(level) + 1]
+    return [rule for rule in registered_rules() if rule.cost in chosen]
 
 
 def _run(rule: Rule, subject: Subject, findings: list[Finding], skipped: list[Skipped]) -> None:

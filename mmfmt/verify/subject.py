@@ -11,6 +11,7 @@ from pathlib import Path
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.repo import Advance, Repo
+from mmfmt.verify.tokenizers import Tokenizers
 
 # endings of tokenizer, processor and config files
 BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
@@ -30,6 +31,11 @@ class Subject:
     @cached_property
     def native(self) -> Model:
         return native_model(self.repo)
+
+    @cached_property
+    def tokenizers(self) -> Tokenizers:
+        """The tokenizer files."""
+        return Tokenizers(self.repo)
 
     @property
     def models(self) -> list[Model]:

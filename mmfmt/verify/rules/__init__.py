@@ -1,16 +1,28 @@
 """The rules, by family; importing this package registers them."""
 
 from mmfmt.verify.findings import REGISTRY, Rule
-from mmfmt.verify.rules import configs, files, headers, names, quantization, tokenizer, values
+from mmfmt.verify.rules import (
+    configs,
+    files,
+    headers,
+    names,
+    processor,
+    quantization,
+    tokenizer,
+    tokenizer_files,
+    values,
+)
 
 __all__ = [
     "configs",
     "files",
     "headers",
     "names",
+    "processor",
     "quantization",
     "registered_rules",
     "tokenizer",
+    "tokenizer_files",
     "values",
 ]
 

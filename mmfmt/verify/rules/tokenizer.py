@@ -1,15 +1,31 @@
-"""6xx: tokenizers and image tokens."""
+"""6xx: ids of special tokens, and whether the two tokenizers are one."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.repo import Repo
-from mmfmt.tokenizer import IMAGE_TOKENS, special_ids
-from mmfmt.verify.findings import Problem, rule
+from mmfmt.fast_tokenizer import bytes_of
+from mmfmt.schemas import table
+from mmfmt.tokenizer import IMAGE_TOKENS
+from mmfmt.verify.findings import Edit, Problem, rule, some
 from mmfmt.verify.subject import Subject
+from mmfmt.verify.tokenizers import FAST
 
-Source = tuple[str, str]
+_AGAIN = "make tokenizer.json anew of tekken.json: mmfmt convert consolidated-to-hf"
+Place = tuple[str, tuple[str, ...]]
+"""(file, keys)"""
+
+
+def takes(subject: Subject, field: str) -> bool:
+    """Whether the model has a field of params.json, such as the size of a vision encoder."""
+    described = (m for m in subject.models if subject.repo.has(m.config_file))
+    return any(field in model.symbols for model in described)
+
+
+def takes_images(subject: Subject) -> bool:
+    """Whether the model has a vision encoder."""
+    return takes(subject, table("tokenizers")["section"][0]["model"])
 
 
 @rule("MMF601")
@@ -23,43 +39,195 @@ def image_token_ids(subject: Subject) -> Iterator[Problem]:
 
     Repair: write the tokenizer's id.
     """
-    for key, token in IMAGE_TOKENS.items():
-        said = dict(_said(subject, key, token))
-        if not said:
-            continue
-        source, truth = next(iter(said.items()))
-        for (path, location), found in said.items():
-            if found != truth:
-                message = f"{token} is {found}, but {truth} in {source[0]}"
-                yield Problem(path, location, message, f"write {truth}")
-
-
-def _said(subject: Subject, key: str, token: str) -> Iterator[tuple[Source, Any]]:
-    """Every id of a token by (file, JSON path), the tokenizer's own first."""
-    repo = subject.repo
-    if not _takes_images(subject):
+    if not takes_images(subject) or not subject.tokenizers.name:
         return
-    if repo.tokenizer:
-        yield (repo.tokenizer.name, token), special_ids(repo.tokenizer).get(key)
-    if repo.has("tokenizer.json"):
-        yield ("tokenizer.json", f"added_tokens: {token}"), _added_id(repo, token)
+    ids = subject.tokenizers.ids(IMAGE_TOKENS.values())
+    for key, token in IMAGE_TOKENS.items():
+        truth = ids.get(token)
+        if truth is None:
+            yield Problem(subject.tokenizers.name, token, "is not a special token here", _AGAIN)
+            continue
+        for (path, keys), found in _said(subject, key, token):
+            if found != truth:
+                here = "missing" if found is None else found
+                message = f"{token} is {here}, but {truth} in {subject.tokenizers.name}"
+                edits = (Edit(path, keys, truth),) if path != FAST else ()
+                yield Problem(path, ".".join(keys), message, f"write {truth}", edits)
+
+
+def _said(subject: Subject, key: str, token: str) -> Iterator[tuple[Place, Any]]:
+    """The ids of a token that files beside the tokenizer's own say, with where they do."""
+    repo, fast = subject.repo, subject.tokenizers.fast
+    if fast and subject.tokenizers.name != FAST:
+        yield (FAST, ("added_tokens", token)), fast.ids.get(token)
     if repo.has(CONFIG) and key == "image_token_id":
         for name in ("image_token_index", "image_token_id"):
             if name in subject.hf.body:
-                yield (CONFIG, name), subject.hf.body[name]
+                yield (CONFIG, (name,)), subject.hf.body[name]
     if repo.has(PARAMS):
         found = (subject.native.body.get("vision_encoder") or {}).get(key, -1)
         if found != -1:
-            yield (PARAMS, f"vision_encoder.{key}"), found
+            yield (PARAMS, ("vision_encoder", key)), found
 
 
-def _added_id(repo: Repo, token: str) -> Any:
-    """The id that tokenizer.json adds a token under; None if it does not."""
-    for entry in repo.json("tokenizer.json").get("added_tokens") or []:
-        if isinstance(entry, dict) and entry.get("content") == token:
-            return entry.get("id")
+@rule("MMF602")
+def special_token_ids(subject: Subject) -> Iterator[Problem]:
+    """tokenizer.json adds the special tokens of tekken.json under the same ids, and as many.
+
+    Control tokens are the frame of every prompt: one wrong id makes answers worse without a
+    word. A wrong default_num_special_tokens shifts the id of every regular token.
+
+    Repair: make tokenizer.json anew of tekken.json.
+    """
+    if not subject.tokenizers.both:
+        return
+    tekken, fast = subject.tokenizers.both
+    apart = set(IMAGE_TOKENS.values()) if takes_images(subject) else set()
+    names = sorted((tekken.special.keys() | fast.ids.keys()) - apart)
+    unlike = [name for name in names if tekken.special.get(name) != fast.ids.get(name)]
+    if unlike:
+        here, there = fast.ids.get(unlike[0], "missing"), tekken.special.get(unlike[0], "missing")
+        message = f"{some(unlike)}: {here} here, {there} in {tekken.name}"
+        yield Problem(FAST, "added_tokens", message, _AGAIN)
+    shift = _first_regular_id(subject.tokenizers.ranks, fast.vocabulary)
+    if shift is not None and shift != tekken.special_count:
+        message = f"regular tokens begin at {shift}, but at {tekken.special_count} in {tekken.name}"
+        yield Problem(FAST, "model.vocab", message, _AGAIN)
+
+
+def _first_regular_id(ranks: Mapping[str, int], found: Mapping[str, int]) -> int | None:
+    """How far the ids of most regular tokens lie above their ranks; None if none is found."""
+    shifts = Counter(found[piece] - rank for piece, rank in ranks.items() if piece in found)
+    return shifts.most_common(1)[0][0] if shifts else None
+
+
+@rule("MMF603")
+def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
+    """Every regular token has the same bytes in tekken.json and tokenizer.json, at the same
+    rank. All are compared: two that changed places are enough to garble text.
+
+    Repair: make tokenizer.json anew of tekken.json.
+    """
+    if not subject.tokenizers.both:
+        return
+    tekken, fast = subject.tokenizers.both
+    ranks, found = subject.tokenizers.ranks, fast.vocabulary
+    shift = _first_regular_id(ranks, found) or 0
+    if shift != tekken.special_count:  # then the counts differ, too: another rule's business
+        ranks = {piece: rank for piece, rank in ranks.items() if rank + shift < fast.size}
+    unlike = [piece for piece, rank in ranks.items() if found.get(piece) != rank + shift]
+    strange = found.keys() - ranks.keys() - fast.ids.keys() - tekken.special.keys()
+    names = [repr(bytes_of(piece)) for piece in (*unlike, *sorted(strange))]
+    if names:
+        first = (*unlike, *sorted(strange))[0]
+        here, there = found.get(first, "missing"), ranks.get(first)
+        expected = "unknown to" if there is None else f"{there + shift} in"
+        message = f"{some(names)}: {here} here, {expected} {tekken.name}"
+        yield Problem(FAST, "model.vocab", message, _AGAIN)
+
+
+@rule("MMF604")
+def merges(subject: Subject) -> Iterator[Problem]:
+    """tokenizer.json merges every pair that makes a token of tekken.json, in order of its rank,
+    and takes whole words that are tokens as they are (ignore_merges).
+
+    tekken.json has no merges: the lowest rank wins. A list that lacks some, or has them in
+    another order, encodes the same text as other tokens.
+
+    Repair: make tokenizer.json anew of tekken.json.
+    """
+    fast = subject.tokenizers.fast
+    if not subject.tokenizers.tekken or not fast:
+        return
+    for key, value in table("tokenizers")["bpe"].items():
+        found = fast.model.get(key, False if isinstance(value, bool) else value)
+        if found != value:
+            message = f"{found!r}, expected {value!r}"
+            yield Problem(FAST, f"model.{key}", message, _AGAIN)
+    if not fast.is_bpe:
+        return
+    if fault := _merge_fault(fast.merges, subject.tokenizers.ranks):
+        yield Problem(FAST, "model.merges", fault, _AGAIN)
+
+
+def _merge_fault(found: tuple[tuple[str, str], ...], ranks: Mapping[str, int]) -> str | None:
+    last = -1
+    for left, right in found:
+        rank = ranks.get(left + right, -1)
+        if rank < last:
+            return f"{bytes_of(left + right)!r} does not stand where its rank puts it"
+        last = rank
+    made = Counter(left + right for left, right in set(found))
+    for piece in ranks:
+        ways = sum(piece[:i] in ranks and piece[i:] in ranks for i in range(1, len(piece)))
+        if made[piece] != ways:
+            return f"{bytes_of(piece)!r} is made in {made[piece]} ways, expected {ways}"
     return None
 
 
-def _takes_images(subject: Subject) -> bool:
-    return any(model.params.get("vision_encoder") for model in subject.models)
+@rule("MMF605")
+def pre_tokenizer(subject: Subject) -> Iterator[Problem]:
+    """tokenizer.json splits text with the pattern of tekken.json, byte by byte and unchanged.
+
+    A wrong pattern (such as that of Llama 3) shows in a few texts only and costs answers in all
+    of them (mlx-lm#1049, transformers#42299): patterns are compared, not samples.
+
+    Repair: write the pattern of tekken.json.
+    """
+    if not subject.tokenizers.both:
+        return
+    tekken, fast = subject.tokenizers.both
+    if fast.body.get("normalizer"):
+        yield Problem(FAST, "normalizer", f"changes text, which {tekken.name} does not", _AGAIN)
+    steps = {str(step.get("type")): step for step in fast.steps}
+    wanted = {"Split": table("tokenizers")["split"], "ByteLevel": table("tokenizers")["byte_level"]}
+    if list(steps) != list(wanted) or len(fast.steps) != len(wanted):
+        message = f"{list(steps)}, expected {list(wanted)}"
+        yield Problem(FAST, "pre_tokenizer", message, _AGAIN)
+        return
+    wanted["Split"] = {**wanted["Split"], "pattern": {"Regex": tekken.pattern}}
+    for kind, settings in wanted.items():
+        for key, value in settings.items():
+            if steps[kind].get(key) != value:
+                message = f"{key} is {steps[kind].get(key)!r}, expected {value!r}"
+                yield Problem(FAST, f"pre_tokenizer.{kind}", message, _AGAIN)
+
+
+@rule("MMF606")
+def more_ids_than_rows(subject: Subject) -> Iterator[Problem]:
+    """The model has an embedding row for each id of its tokenizer.
+
+    An id without a row stops an engine in the middle of a request, or reads memory that is not
+    the embedding's.
+
+    Repair: give the repo the tokenizer that belongs to the model.
+    """
+    for path, rows, size in _sizes(subject):
+        if rows < size:
+            message = f"{rows}, but {subject.tokenizers.name} has {size} ids"
+            yield Problem(path, "vocab_size", message, "take the tokenizer of the base model")
+
+
+@rule("MMF607", level="warning")
+def rows_without_ids(subject: Subject) -> Iterator[Problem]:
+    """The model has no embedding rows that its tokenizer knows nothing of.
+
+    Padding is harmless, but guided decoding trips over ids that no tokenizer knows
+    (vllm#11046), and more often the tokenizer is that of another model.
+
+    Repair: none for padding; else give the repo its own tokenizer.
+    """
+    for path, rows, size in _sizes(subject):
+        if rows > size:
+            message = f"{rows}, but {subject.tokenizers.name} has {size} ids"
+            yield Problem(path, "vocab_size", message, "check whose tokenizer this is")
+
+
+def _sizes(subject: Subject) -> Iterator[tuple[str, int, int]]:
+    """(config file, rows, ids) of each layout."""
+    size = subject.tokenizers.size
+    for model in subject.models:
+        if size and subject.repo.has(model.config_file):
+            rows = model.symbols.get("vocab_size")
+            if isinstance(rows, int):
+                yield model.config_file, rows, size

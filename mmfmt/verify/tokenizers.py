@@ -1,0 +1,64 @@
+"""The tokenizer files of a repo, each read once for all rules."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmfmt.fast_tokenizer import FastTokenizer, letters_of, open_fast
+from mmfmt.repo import Repo
+from mmfmt.tokenizer import Tekken, open_tekken, sentencepiece_ids
+
+FAST = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """mistral-common's tokenizer and that of transformers. A bad file raises MmfmtError."""
+
+    repo: Repo
+
+    @cached_property
+    def tekken(self) -> Tekken | None:
+        """The tekken.json; None where there is none, be there a SentencePiece file."""
+        path = self.repo.tokenizer
+        return open_tekken(path) if path and path.suffix == ".json" else None
+
+    @cached_property
+    def fast(self) -> FastTokenizer | None:
+        """The tokenizer.json; None where there is none."""
+        return open_fast(self.repo.storage.fetch(FAST)) if self.repo.has(FAST) else None
+
+    @property
+    def both(self) -> tuple[Tekken, FastTokenizer] | None:
+        """tekken.json and the BPE tokenizer.json that must equal it."""
+        if self.tekken and self.fast and self.fast.is_bpe:
+            return self.tekken, self.fast
+        return None
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """Ranks of tekken.json's regular tokens, by what tokenizer.json calls them."""
+        tokens = self.tekken.regular if self.tekken else ()
+        return {letters_of(token): rank for rank, token in enumerate(tokens)}
+
+    @property
+    def name(self) -> str | None:
+        """The file that says which ids are right: mistral-common's, else tokenizer.json."""
+        return self.repo.tokenizer_name or (FAST if self.repo.has(FAST) else None)
+
+    def ids(self, tokens: Iterable[str]) -> Mapping[str, int]:
+        """The ids that the file of that name gives to special tokens, of those that it has."""
+        if self.tekken:
+            found = self.tekken.named
+        elif self.repo.tokenizer:
+            return sentencepiece_ids(self.repo.tokenizer, tokens)
+        else:
+            found = self.fast.ids if self.fast else {}
+        return {token: found[token] for token in tokens if token in found}
+
+    @property
+    def size(self) -> int | None:
+        """How many ids there are; None for SentencePiece files."""
+        if self.tekken:
+            return self.tekken.size
+        return self.fast.size if self.fast and not self.repo.tokenizer else None

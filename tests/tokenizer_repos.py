@@ -1,0 +1,129 @@
+"""Good repos with other tokenizers: each version of tekken, a real vocabulary, SentencePiece."""
+
+import base64
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mistral_common
+import torch
+
+from mmfmt.convert.tokenizer_files import (
+    generation_config,
+    image_section,
+    processor_files,
+    tokenizer_files,
+)
+from tests import builders
+from tests.builders import Geometry, write_json
+
+DATA = Path(mistral_common.__file__).parent / "data"
+LARGE = DATA / "tekken_240911.json"
+SENTENCEPIECE = DATA / "mistral_instruct_tokenizer_240323.model.v3"
+SENTENCEPIECE_IMAGES = DATA / "mistral_instruct_tokenizer_241114.model.v7m1"
+VERSIONS = ("v3", "v7", "v11", "v13")
+
+# by id; v11 knows calls by their id
+_SPECIAL = [
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+    *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]"),
+    *("[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+    *("[TOOL_CONTENT]", "[ARGS]", "[CALL_ID]"),
+]
+_COUNT, _SPARE = 32, 8
+_SAMPLE = "the quick brown fox jumps over the lazy dog and then some more of the text of the dog"
+_PATTERN = json.loads(builders.TEKKEN.read_text(encoding="utf-8"))["config"]["pattern"]
+
+
+def tekken(version: str) -> dict[str, Any]:
+    """A tekken.json of 32 special tokens, the bytes, merges, and rows that are not used."""
+    tokens = [bytes([byte]) for byte in range(256)] + _merged(_SAMPLE.split())
+    rows = [_row(rank, token) for rank, token in enumerate(tokens)]
+    size = len(rows) - _SPARE
+    config = {
+        "pattern": _PATTERN,
+        "num_vocab_tokens": size,
+        "default_vocab_size": size + _COUNT,
+        "default_num_special_tokens": _COUNT,
+        "version": version,
+    }
+    image = {"image_patch_size": 14, "max_image_size": 1540, "spatial_merge_size": 2}
+    key = "image" if version == "v13" else "multimodal"
+    body = {"config": config, "vocab": rows, "type": "Tekken", "version": 1, key: image}
+    if int(version[1:]) > 7:
+        names = enumerate(_SPECIAL)
+        body["special_tokens"] = [_special(rank, name) for rank, name in names]
+    return body
+
+
+def _merged(words: list[str]) -> list[bytes]:
+    """Every beginning of the words, so that each is made of a shorter one and a byte."""
+    starts = {f" {word}"[:end].encode() for word in words for end in range(2, len(word) + 2)}
+    return sorted(starts, key=lambda start: (len(start), start))
+
+
+def _row(rank: int, token: bytes) -> dict[str, Any]:
+    text = token.decode("utf-8", "replace")
+    return {
+        "rank": rank,
+        "token_bytes": base64.b64encode(token).decode(),
+        "token_str": text,
+    }
+
+
+def _special(rank: int, name: str) -> dict[str, Any]:
+    return {"rank": rank, "token_str": name, "is_control": True}
+
+
+def versioned(version: str, folder: Path) -> Path:
+    """Tokenizer, processor and config files of a HF repo without weights."""
+    folder.mkdir()
+    write_json(folder / "tekken.json", tekken(version))
+    geometry = {"patch_size": 14, "image_size": 1540, "spatial_merge_size": 2}
+    return add_hf_files(folder, geometry)
+
+
+def add_hf_files(folder: Path, vision: Mapping[str, Any]) -> Path:
+    """What transformers reads beside config and weights, made of the folder's tekken.json."""
+    path = folder / "tekken.json"
+    texts, warnings = tokenizer_files(path)
+    assert not warnings
+    texts |= processor_files({"vision_encoder": vision}, image_section(path))
+    texts |= generation_config(path)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", _config(vision))
+    return folder
+
+
+def _config(vision: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model_type": "mistral3",
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "transformers_version": "5.0.0",
+        "image_token_index": 10,
+        "spatial_merge_size": vision["spatial_merge_size"],
+        "vision_config": {"model_type": "pixtral", "patch_size": vision["patch_size"]},
+    }
+
+
+def large(folder: Path) -> Path:
+    """A HF set with Pixtral's own 131,072 ids."""
+    narrow = Geometry(hidden=8, layers=1, vocab=131072)
+    config = builders.model_config("mistral3", narrow, spatial_merge_size=1)
+    config.vision_config.patch_size, config.vision_config.image_size = 16, 1024
+    builders.build_model(config).to(torch.bfloat16).save_pretrained(folder)
+    shutil.copy(LARGE, folder / "tekken.json")
+    return add_hf_files(folder, {"patch_size": 16, "image_size": 1024, "spatial_merge_size": 1})
+
+
+def sentencepiece(folder: Path) -> Path:
+    """A HF set of a text model with a SentencePiece file."""
+    geometry = Geometry(hidden=8, layers=1, vocab=32768)
+    builders.save_model(folder, "mistral", geometry)
+    (folder / "tekken.json").unlink()
+    shutil.copy(SENTENCEPIECE, folder / "tokenizer.model.v3")
+    return folder

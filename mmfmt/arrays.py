@@ -77,7 +77,8 @@ def small_floats(exponent: int, mantissa: int) -> Array:
     values: Array = np.ldexp(fractions + (powers > 0), np.maximum(powers, 1) - bias)
     if (exponent, mantissa) == (4, 3):
         values[-1] = np.nan
-    return np.concatenate([values, -values]).astype(np.float32)
+    signed: Array = np.concatenate([values, -values])
+    return signed.astype(np.float32)
 
 
 @cache

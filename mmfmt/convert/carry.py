@@ -9,7 +9,7 @@ from mmfmt.checkpoint import Module, Parameter
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Symbols
 from mmfmt.quantization import Scheme, packing_of
-from mmfmt.quantization.scheme import PADDED
+from mmfmt.quantization.scheme import PADDED, suffix_columns
 from mmfmt.schemas import table
 
 
@@ -62,7 +62,7 @@ def row_action(
 
     Raises MmfmtError where the parameter has no exact image with its rows in another order.
     """
-    columns = _columns(parameter.suffix, scheme)
+    columns = suffix_columns(parameter.suffix, scheme)
     heads, head_dim = module.row.heads(symbols)
     shape, axis = parameter.entry.shape, columns.get("axis", 0)
     if columns["rows"] == "keep" or (columns["rows"] != "gather" and prod(shape) == 1):
@@ -76,11 +76,6 @@ def row_action(
     if len(shape) > axis and shape[axis] == heads * head_dim:
         return RowAction("gather", axis)
     raise MmfmtError(parameter.name, f"{list(shape)} has no exact image in another row order")
-
-
-def _columns(suffix: str, scheme: Scheme | None) -> dict[str, Any]:
-    columns: dict[str, Any] = table("suffixes")[suffix]
-    return columns.get(scheme.format, columns) if scheme else columns
 
 
 def check_blocks(module: Module, scheme: Scheme, symbols: Symbols) -> None:

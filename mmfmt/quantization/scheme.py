@@ -143,6 +143,12 @@ def reader_suffixes() -> Mapping[str, str]:
     return {renamed: own for names in scales for own, renamed in names}
 
 
+def suffix_columns(suffix: str, scheme: Scheme | None) -> Mapping[str, Any]:
+    """A suffix's columns of `suffixes.toml`: those of the scheme's format, where it has its own."""
+    columns: Mapping[str, Any] = table("suffixes")[suffix]
+    return columns.get(scheme.format, columns) if scheme else columns
+
+
 def same_vector(found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """[out] for [out, 1], and [] for [1]: loaders take either."""
     return prod(found) == prod(expected) and len(found) == len(expected) - 1 and 1 in expected

@@ -1,6 +1,8 @@
 """7xx: whether the two layouts hold the same values, and whether these can be right."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,8 +11,11 @@ from mmfmt.model import Model
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule
 from mmfmt.verify.pair import Pair, one_sided
+from mmfmt.verify.parallel import parallel
 from mmfmt.verify.subject import Subject
-from mmfmt.verify.values import FLOAT_BITS, Floats, constant_word, count_floats
+from mmfmt.verify.values import FLOAT_BITS, constant_word, count_signs, count_special
+
+T = TypeVar("T")
 
 _AGAIN = "convert again from the layout that is right"
 
@@ -45,8 +50,9 @@ def layouts_differ(subject: Subject) -> Iterator[Problem]:
     if not subject.dual:
         return
     pair = Pair(subject.hf, subject.native)
-    for hf, native in pair.twins():
-        if said := pair.difference((hf, native), subject.advance):
+    compare = partial(pair.difference, advance=subject.advance)
+    for (hf, native), said in parallel(compare, pair.twins()):
+        if said:
             yield Problem(native.shard, native.name, f"{said} ({hf.name})", _AGAIN)
 
 
@@ -58,9 +64,9 @@ def not_finite(subject: Subject) -> Iterator[Problem]:
 
     Repair: quantize or train again; a file whose bytes were damaged is fetched again.
     """
-    for parameter, floats in _floats(subject, {"finite", "scale", "positive"}):
-        if floats.special:
-            message = f"{floats.special} values are NaN or infinite"
+    for parameter, special in _counted(subject, {"finite", "scale", "positive"}, count_special):
+        if special:
+            message = f"{special} values are NaN or infinite"
             yield Problem(parameter.shard, parameter.name, message, "export it again")
 
 
@@ -75,14 +81,15 @@ def impossible_scale(subject: Subject) -> Iterator[Problem]:
 
     Repair: quantize again.
     """
-    for parameter, floats in _floats(subject, {"scale", "positive"}):
-        wrong = floats.zero if not parameter.entry.dtype.startswith("F8") else 0
-        kind = "zero"
-        if _values(parameter) == "positive" and floats.negative:
-            wrong, kind = wrong + floats.negative, "zero or negative"
-        if wrong:
-            message = f"{wrong} scales are {kind}"
-            yield Problem(parameter.shard, parameter.name, message, "quantize again")
+    for parameter, (zeros, negatives) in _counted(subject, {"scale", "positive"}, count_signs):
+        wrong = {} if parameter.entry.dtype.startswith("F8") else {"zero": zeros}
+        if _values(parameter) == "positive":
+            wrong["below zero"] = negatives
+        said = " and ".join(f"{count} are {kind}" for kind, count in wrong.items() if count)
+        if said:
+            yield Problem(
+                parameter.shard, parameter.name, f"of its scales {said}", "quantize again"
+            )
 
 
 @rule("MMF705", cost="bytes")
@@ -94,8 +101,7 @@ def constant_codes(subject: Subject) -> Iterator[Problem]:
 
     Repair: export again.
     """
-    for parameter in _parameters(subject, {"words"}):
-        word = constant_word(_pieces(subject, parameter))
+    for parameter, word in _codes(subject):
         if word is not None:
             message = f"every word is 0x{word:08x}"
             yield Problem(parameter.shard, parameter.name, message, "export it again")
@@ -136,10 +142,18 @@ def _values(parameter: Parameter) -> str:
     return str(table("suffixes")[parameter.suffix].get("values", ""))
 
 
-def _floats(subject: Subject, values: set[str]) -> Iterator[tuple[Parameter, Floats]]:
-    for parameter in _parameters(subject, values):
-        if parameter.entry.dtype in FLOAT_BITS:
-            yield parameter, count_floats(parameter.entry.dtype, _pieces(subject, parameter))
+def _codes(subject: Subject) -> Iterator[tuple[Parameter, int | None]]:
+    """Packed tensors, each with the one word that it consists of."""
+    packed = _parameters(subject, {"words"})
+    return parallel(lambda p: constant_word(_pieces(subject, p)), packed)
+
+
+def _counted(
+    subject: Subject, values: set[str], count: Callable[[str, Iterable[bytes]], T]
+) -> Iterator[tuple[Parameter, T]]:
+    """What is counted over each float tensor."""
+    floats = (p for p in _parameters(subject, values) if p.entry.dtype in FLOAT_BITS)
+    return parallel(lambda p: count(p.entry.dtype, _pieces(subject, p)), floats)
 
 
 def _pieces(subject: Subject, parameter: Parameter) -> Iterator[bytes]:

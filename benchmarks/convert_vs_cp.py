@@ -36,12 +36,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        source = _make(Path(folder) / "source", arguments.gigabytes)
+        source = make(Path(folder) / "source", arguments.gigabytes)
         pairs = [_pair(source, Path(folder)) for _ in range(arguments.runs + 1)][1:]
     _print(pairs)
 
 
-def _make(source: Path, gigabytes: float) -> Path:
+def make(source: Path, gigabytes: float) -> Path:
+    """A W4A16 repo of about this size, with random bytes for weights."""
     layers = max(1, round((gigabytes - REST_GIGABYTES) / LAYER_GIGABYTES))
     body = config(TEXT | {"num_hidden_layers": layers}, VISION)
     write_repo(source, body, shard_bytes=1_000_000_000, fill=os.urandom(1 << 24))

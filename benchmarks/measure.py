@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,9 @@ def run_measured(command: list[str]) -> Measured:
         assert process.stderr
         raise subprocess.CalledProcessError(status, command, stderr=process.stderr.read())
     return Measured(seconds, usage.ru_maxrss / 1024)
+
+
+def drop_caches() -> None:
+    """Make the next read come from the disk (needs root)."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("1")

@@ -46,7 +46,7 @@ def _pair(repo: Path, warm: bool) -> tuple[Measured, Measured]:
 def _run(command: list[str], warm: bool) -> Measured:
     if not warm:
         drop_caches()
-    return run_measured(command)
+    return run_measured(command, findings=True)
 
 
 def _print(pairs: list[tuple[Measured, Measured]]) -> None:

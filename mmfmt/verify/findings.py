@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -80,7 +81,13 @@ class Rule:
 
     @property
     def explanation(self) -> str:
-        return self.check.__doc__ or ""
+        """Why the rule exists and how to mend what it finds: paragraphs in Markdown."""
+        return cleandoc(self.check.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        """What must hold, on one line: the explanation's first paragraph."""
+        return " ".join(self.explanation.partition("\n\n")[0].split())
 
     def findings(self, subject: "Subject") -> Iterator[Finding]:
         """Run the check; MmfmtError means that it cannot look."""
@@ -92,6 +99,11 @@ class Rule:
 def some(names: list[str]) -> str:
     """The first of many names, with the number of the others."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def plural(count: int, noun: str) -> str:
+    """A number with its noun: `1 error`, `2 errors`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 REGISTRY: dict[str, Rule] = {}

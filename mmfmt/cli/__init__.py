@@ -11,7 +11,14 @@ from mmfmt import __version__
 from mmfmt.errors import MmfmtError
 
 # commands by the module of this package that holds each: imported when the command is run
-_MODULES = {"verify": "verify", "convert": "convert"}
+_MODULES = {
+    "verify": "verify",
+    "inspect": "inspect",
+    "upload": "upload",
+    "explain": "rules",
+    "rules": "rules",
+    "convert": "convert",
+}
 
 
 class _Commands(click.Group):

@@ -33,7 +33,7 @@ class Output(click.ParamType[tuple[str, Path]]):
         return (name, Path(file)) if equals and name in FORMATS else ("", Path(str(value)))
 
 
-@click.command()
+@click.command(short_help="Check a repo before it is published.")
 @click.argument("repo", metavar="REPO")
 @check_options
 @click.option(

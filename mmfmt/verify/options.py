@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
@@ -45,8 +46,8 @@ class Options:
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """The rules to run. MmfmtError if there are none."""
-        chosen = {rule.id for rule in selected(self.select)} if self.select else None
-        left_out = {rule.id for rule in selected(self.ignore)}
+        chosen = {rule.id for rule in selected(self.select, "--select")} if self.select else None
+        left_out = {rule.id for rule in selected(self.ignore, "--ignore")}
         wanted = [r for r in registered_rules() if chosen is None or r.id in chosen]
         wanted = [rule for rule in wanted if rule.id not in left_out]
         at_level = {rule.id for rule in rules_of(self.level)}
@@ -62,16 +63,21 @@ class Options:
         return next((e for e in self.expected if (e.rule, e.path) == place), None)
 
 
-def selected(selectors: Iterable[str], place: str = "") -> list[Rule]:
+def selected(selectors: Iterable[str], place: str) -> list[Rule]:
     """The rules that selectors name, by id. MmfmtError for one that names none."""
     found: dict[str, Rule] = {}
     for text in selectors:
         rules = [rule for rule in registered_rules() if _is_named(rule, text)]
         if not rules:
-            problem = f"{text!r} is no id, beginning of ids or name of a rule"
-            raise MmfmtError(place or "rules", problem, "mmfmt rules lists them")
+            raise MmfmtError(place, f"no rule is called {text!r}", _nearest(text))
         found |= {rule.id: rule for rule in rules}
     return [found[id] for id in sorted(found)]
+
+
+def _nearest(text: str) -> str:
+    names = [name for rule in registered_rules() for name in (rule.id, rule.name)]
+    near = get_close_matches(text, names, 1)
+    return f"did you mean {near[0]}?" if near else "mmfmt rules lists them"
 
 
 def _is_named(rule: Rule, selector: str) -> bool:

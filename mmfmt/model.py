@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mmfmt.checkpoint import Checkpoint, Module, expected_modules, open_checkpoint, unknown_tensor
+from mmfmt.checkpoint import (
+    Checkpoint,
+    Module,
+    Parameter,
+    expected_modules,
+    open_checkpoint,
+    unknown_tensor,
+)
 from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, stated_fields, to_params
 from mmfmt.errors import MmfmtError
-from mmfmt.layout import Row, Slots, Symbols, families, flatten
+from mmfmt.layout import Row, Slots, Symbols, evaluate, families, flatten
 from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
 from mmfmt.repo import Repo, WeightSet
-from mmfmt.schemas import validate
+from mmfmt.schemas import table, validate
 
 # where ModelOpt says how it quantized, if config.json does not
 MODELOPT = "hf_quant_config.json"
@@ -64,10 +71,32 @@ class Model:
 
     @cached_property
     def symbols(self) -> Symbols:
-        """What the config file says, by path in params.json."""
+        """What the config file says, by path in params.json, with what only the tensors say."""
         if self.native:
             return flatten(self.body)
-        return stated_fields(self.hf_config, self.checkpoint.has("output"))
+        stated = stated_fields(self.hf_config, self.checkpoint.has("output"))
+        shown = self.shown_head_dim(stated)
+        return stated if shown is None else {**stated, "head_dim": shown}
+
+    def shown_head_dim(self, symbols: Symbols) -> int | None:
+        """The head size that the rows of Q and K show, where config.json does not say one.
+
+        None where it does, or where they show none.
+        """
+        if self.hf_config.get("text.head_dim") is not None:
+            return None
+        sizes = set(self._head_sizes(symbols))
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def _head_sizes(self, symbols: Symbols) -> Iterator[int]:
+        """Rows by heads of each module whose heads are of that size."""
+        for module in self.checkpoint.modules.values():
+            if module.row.rotary and module.row.rotary[1] == "head_dim":
+                heads = evaluate(module.row.rotary[0], symbols)
+                for parameter in module.parameters.values():
+                    rows = _output_rows(parameter)
+                    if rows and rows % heads == 0:
+                        yield rows // heads
 
     @property
     def quantization_key(self) -> str:
@@ -106,6 +135,13 @@ class Model:
         raise MmfmtError(f"{self.config_file}: {self.quantization_key}", f"{module.name} {problem}")
 
 
+def _output_rows(parameter: Parameter) -> int | None:
+    """How many output rows a parameter counts; None for one that may count something else."""
+    columns, shape = table("suffixes")[parameter.suffix], parameter.entry.shape
+    first = columns.get("rows") == "gather" and "axis" not in columns
+    return shape[0] if first and shape else None
+
+
 def hf_model(repo: Repo) -> Model:
     """The Hugging Face half of a repo."""
     return Model(repo, repo.hf, CONFIG)
@@ -126,7 +162,7 @@ def check_model(model: Model) -> None:
         if extra.action == "refuse":
             raise MmfmtError(extra.name, f"cannot be converted: {extra.reason}")
     _ = model.params  # what the other layout's config cannot say
-    for faults in (family_faults, presence_faults, parameter_faults, kv_cache_faults):
+    for faults in _FAULTS:
         for place, fault in faults(model):
             raise MmfmtError(place, fault)
 
@@ -152,15 +188,28 @@ def family_faults(model: Model) -> Faults:
 
 def presence_faults(model: Model) -> Faults:
     """Modules that the config asks for and the weights lack, and the other way round."""
-    naming, found = model.checkpoint.naming, model.checkpoint.modules
-    expected = set(expected_modules(naming, model.symbols))
-    required = {key for key in expected if key[0].required}
-    for row, slots in sorted(required - found.keys(), key=repr):
-        yield naming.module(row, slots), "is missing from the weight files"
-    for module in (module for key, module in found.items() if key not in expected):
-        if module.row.absent:  # an output head beside tied embeddings: loaders ignore it
-            continue
+    for row, slots in missing_modules(model):
+        yield model.checkpoint.naming.module(row, slots), "is missing from the weight files"
+    for module in superfluous_modules(model):
         yield module.name, f"is not part of the model that {model.config_file} describes"
+
+
+def missing_modules(model: Model) -> list[Key]:
+    """Modules that the config asks for and the weights lack."""
+    required = {key for key in _expected(model) if key[0].required}
+    return sorted(required - model.checkpoint.modules.keys(), key=repr)
+
+
+def superfluous_modules(model: Model) -> Iterator[Module]:
+    """Modules that the config does not describe, but an output head beside tied embeddings."""
+    expected = set(_expected(model))
+    for key, module in model.checkpoint.modules.items():
+        if key not in expected and not key[0].absent:
+            yield module
+
+
+def _expected(model: Model) -> Iterator[Key]:
+    return expected_modules(model.checkpoint.naming, model.symbols)
 
 
 def kv_cache_faults(model: Model) -> Faults:
@@ -183,3 +232,18 @@ def parameter_faults(model: Model) -> Faults:
         scheme = model.scheme_of_quantized(module)
         for suffix, fault in module_faults(module, scheme, model.symbols):
             yield f"{module.name}.{suffix}", fault
+
+
+def head_dim_faults(model: Model) -> Faults:
+    """A head size that config.json does not say, where readers' guess is not what Q and K have."""
+    if model.native or (shown := model.shown_head_dim(model.symbols)) is None:
+        return
+    guess = model.symbols["dim"] // model.symbols["n_heads"]
+    if guess != shown:
+        problem = (
+            f"is missing: readers take hidden_size / heads = {guess}, but Q and K have {shown}"
+        )
+        yield f"{model.config_file}: {model.hf_config.place('text.head_dim')}", problem
+
+
+_FAULTS = (family_faults, head_dim_faults, presence_faults, parameter_faults, kv_cache_faults)

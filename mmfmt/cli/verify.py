@@ -75,6 +75,8 @@ def verify(
     Exits 0 if the repo passes, 1 if it does not, 2 if it cannot be looked at.
     """
     opened = open_any(repo)
+    if fix:
+        _ = opened.path  # refuses what is not on this disk
     options = options_for(opened, isolated, stated)
     verdict = judge_repo(opened, options, quiet)
     if diff:
@@ -132,8 +134,9 @@ def _mend(verdict: "Verdict", console: Console) -> "Verdict":
         return verdict
     _print_diff(changes, console)
     write_changes(verdict.repo, changes)
-    again = open_any(str(verdict.repo.path))
-    return replace(judge_repo(again, verdict.options, console.quiet), fixed=len(findings))
+    again = judge_repo(open_any(str(verdict.repo.path)), verdict.options, console.quiet)
+    left = again.report.findings
+    return replace(again, fixed=sum(finding not in left for finding in findings))
 
 
 def _print_diff(changes: list["Change"], console: Console) -> None:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from rich.console import Console
 
+from mmfmt.errors import printable
 from mmfmt.storage import Folder
 from mmfmt.verify.gate import Verdict
 from mmfmt.verify.reports.grouping import Group, grouped
@@ -31,7 +32,7 @@ def _annotation(verdict: Verdict, group: Group) -> str:
     folder = str(storage.path) if isinstance(storage, Folder) else ""
     properties = {
         "title": f"mmfmt ({first.rule} {first.name})",
-        "file": PurePath(folder, first.path).as_posix(),
+        "file": printable(PurePath(folder, first.path).as_posix()),
         "line": str(line(verdict.repo, first)),
     }
     fix = f" (fix: {group.fix})" if group.fix else ""

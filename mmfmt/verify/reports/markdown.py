@@ -48,7 +48,7 @@ def _remarks(verdict: Verdict) -> Iterator[str]:
         place = f"{finding.rule} in {code(printable(finding.path))}"
         yield f"expected: {place}: {_escaped(printable(entry.reason))}"
     for reason, ids in skipped_by_reason(verdict).items():
-        yield f"skipped {', '.join(ids)}: {_escaped(printable(reason))}"
+        yield f"skipped {', '.join(ids)}: {_escaped(reason)}"
     for notice in verdict.notices:
         yield f"**{_escaped(printable(notice))}**"
 

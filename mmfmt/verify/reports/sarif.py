@@ -90,8 +90,9 @@ def _result(
 
 
 def _location(verdict: Verdict, group: Group, prefix: str) -> dict[str, Any]:
+    uri = quote(printable(prefix + group.first.path))
     place = {
-        "artifactLocation": {"uri": quote(prefix + group.first.path), "uriBaseId": _ROOT},
+        "artifactLocation": {"uri": uri, "uriBaseId": _ROOT},
         # GitHub refuses results without a region, of weight files too (codeql-action#1738)
         "region": {"startLine": line(verdict.repo, group.first)},
     }

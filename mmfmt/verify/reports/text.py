@@ -65,7 +65,7 @@ def skipped_by_reason(verdict: Verdict) -> dict[str, list[str]]:
     """Ids of the rules that could not look, by reason."""
     by_reason: dict[str, list[str]] = {}
     for skipped in verdict.report.skipped:
-        by_reason.setdefault(skipped.reason, []).append(skipped.rule)
+        by_reason.setdefault(printable(skipped.reason), []).append(skipped.rule)
     return by_reason
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.repo import Advance, Repo
+from mmfmt.verify.probe import Probe, run
 from mmfmt.verify.tokenizers import Tokenizers
 
 # endings of tokenizer, processor and config files
@@ -50,7 +51,13 @@ class Subject:
     @cached_property
     def folder(self) -> Path:
         """A local folder with the files that lie beside the weights, for loaders to read."""
-        names = [name for name in self.repo.names if name.endswith(BESIDE_WEIGHTS)]
+        names = [n for n in self.repo.names if n.endswith(BESIDE_WEIGHTS)]
+        names += [self.repo.tokenizer_name] if self.repo.tokenizer_name else []
         if not names:
             raise MmfmtError(self.repo.storage.label, "holds no config and no tokenizer")
         return [self.repo.storage.fetch(name) for name in names][-1].parent
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What the loaders of its users make of the repo."""
+        return run(self.folder)

@@ -1,6 +1,6 @@
 """Defects to plant, one list for each family of rules; `python -m tests.defects` tries them all."""
 
-from tests.defects import configs, files, names, quantization, tokenizer, values
+from tests.defects import configs, files, loaders, names, quantization, tokenizer, values
 from tests.defects.defect import Defect
 
 DEFECTS: tuple[Defect, ...] = (
@@ -9,5 +9,6 @@ DEFECTS: tuple[Defect, ...] = (
     *quantization.DEFECTS,
     *configs.DEFECTS,
     *tokenizer.DEFECTS,
+    *loaders.DEFECTS,
     *values.DEFECTS,
 )

@@ -188,7 +188,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF610", "patch", set_field(PROCESSOR, "patch_size", 16), seen="mlx-vlm#873"),
     Defect(
         *("MMF610", "no merging", drop_field(PROCESSOR, "spatial_merge_size")),
-        seen="transformers#37019, unsloth#2225",
+        seen="transformers#37019",
     ),
     Defect(
         *("MMF610", "edge", set_field(PROCESSOR, "image_processor.size.longest_edge", 56)),

@@ -1,6 +1,7 @@
 """6xx: how images become tokens, in the files of both stacks."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mmfmt.layout import Symbols
@@ -37,6 +38,23 @@ def image_geometry(subject: Subject) -> Iterator[Problem]:
                 message = f"{row['what']} {found}, but {truths[0]} in the model"
                 edits = (Edit(path, keys, truths[0]),) if mendable else ()
                 yield Problem(path, ".".join(keys), message, f"write {truths[0]}", edits)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Pixels of an image token's side, and of the longest edge of an image."""
+
+    cell: int
+    edge: int
+
+
+def model_sides(subject: Subject) -> Sides | None:
+    """How the model itself cuts images; None for one that takes none."""
+    if not takes_images(subject):
+        return None
+    symbols = _described(subject)[-1].symbols
+    patch, merge, edge = (_of_model(row, symbols) for row in table("tokenizers")["geometry"])
+    return Sides(patch * merge, edge)
 
 
 def _described(subject: Subject) -> list[Any]:

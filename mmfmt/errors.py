@@ -1,5 +1,8 @@
 """The one exception that a user ever sees: a single line that says what to do."""
 
+# characters that a message takes over from a file
+_LONGEST = 1000
+
 
 class MmfmtError(Exception):
     """A checkpoint, config or request that cannot be worked with.
@@ -9,12 +12,21 @@ class MmfmtError(Exception):
     """
 
     def __init__(self, place: str, problem: str, fix: str = "") -> None:
-        self.place, self.problem, self.fix = place, problem, fix
-        super().__init__(printable(f"{place}: {problem}" + (f" ({fix})" if fix else "")))
+        self.place, self.problem, self.fix = map(brief, (place, problem, fix))
+        text = f"{self.place}: {self.problem}" + (f" ({self.fix})" if fix else "")
+        super().__init__(printable(text))
 
 
 class MissingPackageError(MmfmtError):
     """A check or conversion that needs a package which is not installed, or does not work."""
+
+
+def brief(text: str) -> str:
+    """Text that may quote a file, without the middle where it is too long for a message."""
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} ... ({len(text)} characters) ... {text[-half:]}"
 
 
 def printable(text: str) -> str:

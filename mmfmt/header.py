@@ -13,12 +13,14 @@ from math import prod
 from operator import mul
 from typing import Any
 
+from mmfmt import strict_json
 from mmfmt.errors import MmfmtError
 from mmfmt.storage import Storage
 
 # safetensors refuses longer headers (MAX_HEADER_SIZE in its tensor.rs)
 MAX_HEADER_BYTES = 100_000_000
 _MAX_U64 = 2**64 - 1
+_MAX_DIGITS = len(str(_MAX_U64))
 
 # dtype names of safetensors 0.8 and their width in bits
 DTYPE_BITS = {
@@ -120,8 +122,8 @@ def _parse(file: str, raw: bytes, size: int) -> Header:
 
 def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
+        body = strict_json.parse(raw, _integer, _unique)
+    except ValueError as error:
         raise MmfmtError(file, f"header is not valid JSON: {error}", _REFETCH) from error
     if not isinstance(body, dict):
         raise MmfmtError(file, "header is not a JSON object", _REFETCH)
@@ -129,14 +131,12 @@ def _parse_json(file: str, raw: bytes) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if digits == "-0" or int(digits) > _MAX_U64:
+    if digits == "-0" or len(digits) > _MAX_DIGITS or int(digits) > _MAX_U64:
         raise ValueError(f"{digits} is not an unsigned 64-bit number")
     return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for text in (text for pair in pairs for text in pair if isinstance(text, str)):
-        text.encode()  # half of a surrogate pair is no text: UnicodeEncodeError, a ValueError
     body = dict(pairs)
     if len(body) != len(pairs):
         twice = next(key for key in body if sum(key == other for other, _ in pairs) > 1)

@@ -64,10 +64,17 @@ class Naming:
 
     def match(self, name: str) -> Match | None:
         """The row that a tensor name belongs to, or None."""
+        return self._match(name, _name_shape(name))
+
+    def knows(self, samples: Mapping[str, str]) -> int:
+        """How many tensor names, each given by its shape, belong to a row."""
+        return sum(self._match(name, shape) is not None for shape, name in samples.items())
+
+    def _match(self, name: str, shape: str) -> Match | None:
         module, _, suffix = name.rpartition(".")
         if suffix not in table("suffixes"):
             return None
-        for row, pattern in self._by_shape.get(_name_shape(module), []):
+        for row, pattern in self._by_shape.get(shape.rpartition(".")[0], []):
             if found := pattern.fullmatch(module):
                 slots = tuple((slot, int(value)) for slot, value in found.groupdict().items())
                 return Match(row, slots, suffix)
@@ -141,5 +148,5 @@ def detect_native(names: Iterable[str]) -> Naming:
 
 def _detect(names: Iterable[str], known: list[Naming]) -> Naming:
     # one name of each shape says as much as thousands
-    samples = list({_name_shape(name): name for name in names}.values())
-    return max(known, key=lambda naming: sum(naming.match(name) is not None for name in samples))
+    samples = {_name_shape(name): name for name in names}
+    return max(known, key=lambda naming: naming.knows(samples))

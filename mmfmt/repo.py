@@ -1,22 +1,25 @@
 """What a checkpoint repo holds: weight sets, index files, JSON files. Knows no Mistral."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmfmt import strict_json
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Entry, Header, read_header
+from mmfmt.lazy import once, settled
 from mmfmt.storage import Folder, Storage
 
 HF_STEM, NATIVE_STEM = "model", "consolidated"
 TOKENIZER_FILES = re.compile(r"tekken\.json|tokenizer\.model(\.v\d+(m\d+)?)?")
 
 CHUNK = 8 << 20
+# enough to see that a file is too large
+_READ = strict_json.MAX_BYTES + 1
 # a header on the Hub is mostly waiting
 HEADERS_AT_ONCE = 8
 
@@ -28,14 +31,21 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a local file; MmfmtError as in `parse_json`, or when it is missing."""
-    return parse_json(path.name, Folder(path.parent).read(path.name))
+    return parse_json(path.name, Folder(path.parent).read(path.name, 0, _READ))
+
+
+def stored_json(storage: Storage, name: str) -> dict[str, Any]:
+    """A JSON object from a file of a repo; MmfmtError as in `parse_json`, or when it is missing."""
+    return parse_json(name, storage.read(name, 0, _READ))
 
 
 def parse_json(name: str, content: bytes) -> dict[str, Any]:
     """The JSON object in a file of this name; MmfmtError when it is not JSON, or no object."""
+    if len(content) > strict_json.MAX_BYTES:
+        raise MmfmtError(name, f"is larger than {strict_json.MAX_BYTES} bytes, for a JSON file")
     try:
-        value = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        value = strict_json.parse(content)
+    except ValueError as error:
         raise MmfmtError(name, f"is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise MmfmtError(name, "is not a JSON object")
@@ -75,12 +85,12 @@ class WeightSet:
     def exists(self) -> bool:
         return bool(self.on_disk) or self.has_index
 
-    @cached_property
+    @settled
     def index(self) -> dict[str, Any] | None:
         """The checked index file, or None where there is none."""
         if not self.has_index:
             return None
-        index = parse_json(self.index_name, self.storage.read(self.index_name))
+        index = stored_json(self.storage, self.index_name)
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(map(_is_text, weight_map.values())):
             raise MmfmtError(self.index_name, "weight_map must map tensor names to file names")
@@ -90,7 +100,7 @@ class WeightSet:
             raise MmfmtError(self.index_name, "metadata must be an object")
         return index
 
-    @cached_property
+    @settled
     def shards(self) -> tuple[str, ...]:
         """The files a loader reads: those the index names, else all that are present."""
         if self.index is None:
@@ -110,17 +120,25 @@ class WeightSet:
         self.check_shard(shard)
         return self.storage.fetch(shard)
 
-    @cached_property
+    @settled
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
         with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-            return dict(zip(self.shards, pool.map(self._header, self.shards), strict=True))
+            return dict(zip(self.shards, pool.map(self._named_header, self.shards), strict=True))
 
-    def _header(self, shard: str) -> Header:
+    def _named_header(self, shard: str) -> Header:
         self.check_shard(shard)
-        return read_header(self.storage, shard)
+        return self.header(shard)
+
+    def header(self, shard: str) -> Header:
+        """The header of a file that is there, read once; MmfmtError as in `read_header`."""
+        return self._headers(shard)
 
     @cached_property
+    def _headers(self) -> Callable[[str], Header]:
+        return once(partial(read_header, self.storage))
+
+    @settled
     def tensors(self) -> Mapping[str, Entry]:
         """Header entries by tensor name, over all shards; a name in two shards is an error."""
         found: dict[str, Entry] = {}
@@ -171,7 +189,12 @@ class Repo:
         return name in self.storage.sizes
 
     def json(self, name: str) -> dict[str, Any]:
-        return parse_json(name, self.storage.read(name))
+        """A file's JSON object, read once; MmfmtError as in `stored_json`. Not to be changed."""
+        return self._bodies(name)
+
+    @cached_property
+    def _bodies(self) -> Callable[[str], dict[str, Any]]:
+        return once(partial(stored_json, self.storage))
 
     @property
     def names(self) -> list[str]:

@@ -118,7 +118,7 @@ def test_index_with_an_absolute_path(tmp_path: Path) -> None:
         _ = WeightSet(Folder(tmp_path), "model").headers
 
 
-@pytest.mark.parametrize("name", ["a\0b.safetensors", "\ud800.safetensors", "x" * 300])
+@pytest.mark.parametrize("name", ["a\0b.safetensors", "x" * 300])
 def test_index_with_an_impossible_name(tmp_path: Path, name: str) -> None:
     """Names that no file can have are reported like any other missing shard."""
     write_index(tmp_path, "model", {"a": name})

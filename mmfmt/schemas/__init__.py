@@ -27,11 +27,13 @@ def json_schema(name: str) -> dict[str, Any]:
     return schema
 
 
+@cache
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json_schema(schema))
+
+
 def validate(body: Mapping[str, Any], schema: str, place: str) -> None:
     """Check a JSON body against a schema; MmfmtError with the JSON path of the first fault."""
-    errors = sorted(
-        Draft202012Validator(json_schema(schema)).iter_errors(body), key=lambda e: e.json_path
-    )
-    for error in errors:
+    if error := min(_validator(schema).iter_errors(body), key=lambda e: e.json_path, default=None):
         path = error.json_path.removeprefix("$").removeprefix(".")
         raise MmfmtError(f"{place}: {path}" if path else place, error.message)

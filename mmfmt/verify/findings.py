@@ -7,6 +7,8 @@ from enum import Enum
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmfmt.errors import brief
+
 if TYPE_CHECKING:
     from mmfmt.verify.subject import Subject
 
@@ -92,8 +94,8 @@ class Rule:
     def findings(self, subject: "Subject") -> Iterator[Finding]:
         """Run the check; MmfmtError means that it cannot look."""
         for p in self.check(subject):
-            place = (p.path, p.location, p.message, p.fix)
-            yield Finding(self.id, self.name, self.level, *place, p.edits)
+            said = (brief(p.location), brief(p.message), brief(p.fix))
+            yield Finding(self.id, self.name, self.level, p.path, *said, p.edits)
 
 
 def some(names: list[str]) -> str:

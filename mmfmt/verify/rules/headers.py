@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 
 from mmfmt.errors import MmfmtError
-from mmfmt.header import read_header
 from mmfmt.repo import WeightSet
-from mmfmt.storage import Storage
 from mmfmt.verify.findings import Problem, rule
 from mmfmt.verify.subject import Subject
 
@@ -24,7 +22,7 @@ def bad_header(subject: Subject) -> Iterator[Problem]:
     """
     for model in subject.models:
         for shard in weight_files(model.weights):
-            yield from _header_problem(model.weights.storage, shard)
+            yield from _header_problem(model.weights, shard)
 
 
 def weight_files(weights: WeightSet) -> list[str]:
@@ -36,9 +34,9 @@ def weight_files(weights: WeightSet) -> list[str]:
     return sorted({*weights.on_disk, *named})
 
 
-def _header_problem(storage: Storage, shard: str) -> Iterator[Problem]:
+def _header_problem(weights: WeightSet, shard: str) -> Iterator[Problem]:
     try:
-        read_header(storage, shard)
+        _ = weights.header(shard)
     except MmfmtError as error:
         location = error.place.removeprefix(shard).removeprefix(": ")
         yield Problem(shard, location, error.problem, error.fix)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmfmt.errors import MmfmtError
-from mmfmt.header import Header, read_header
+from mmfmt.header import Header
 from mmfmt.repo import HF_STEM, WeightSet, index_body
 from mmfmt.verify.findings import Edit, Problem, rule
 from mmfmt.verify.subject import Subject
@@ -177,7 +177,7 @@ def _numbering_fault(numbers: list[tuple[int, int]]) -> str:
 def new_index(weights: WeightSet) -> tuple[Edit, ...]:
     """The index of all files of a set, made of their headers; nothing if one is damaged."""
     try:
-        headers = {shard: read_header(weights.storage, shard) for shard in weights.on_disk}
+        headers = {shard: weights.header(shard) for shard in weights.on_disk}
     except MmfmtError:
         return ()
     return _rewritten(weights, headers)

@@ -1,39 +1,28 @@
-"""Ignore lists: how each reader matches one, and the list that a set of tensors calls for."""
+"""Ignore lists: how each reader takes one, and the list that a set of tensors calls for."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from mmfmt.checkpoint import Checkpoint, Module
+from mmfmt.entries import MATCHERS, REGEX, Test, parts
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Family
-from mmfmt.naming import Naming, naming
+from mmfmt.naming import Naming, naming, native
 from mmfmt.schemas import table
-
-REGEX = "re:"
-
-
-def matches(entry: str, name: str) -> bool:
-    """Whether an entry means a module name: exact, or `re:` anchored at the start only."""
-    if not entry.startswith(REGEX):
-        return entry == name
-    try:
-        return re.match(entry.removeprefix(REGEX), name) is not None
-    except re.error as error:
-        raise MmfmtError("ignore", f"{entry!r} is not a regular expression: {error}") from error
 
 
 @dataclass(frozen=True)
 class IgnoreReader:
-    """One program's way with ignore lists; columns as in `schemas/ignore_readers.toml`."""
+    """One program's names of modules; columns as in `schemas/ignore_readers.toml`."""
 
     label: str
     file: str
     naming: Naming
     kinds: tuple[str, ...]
-    classes: bool
-    fused: bool
     prefixes: tuple[tuple[str, str], ...]
+    native: tuple[str, ...]
     ignored: tuple[str, ...]
 
     def asks(self, module: Module) -> bool:
@@ -43,37 +32,115 @@ class IgnoreReader:
     def name(self, module: Module) -> str:
         return self.naming.module(module.row, module.slots)
 
-    def ignores(self, entries: Iterable[str], module: Module) -> bool:
-        """Whether the list makes the reader leave the module unquantized."""
-        name = self.name(module)
-        return any(self._means(self.rewrite(entry), name) for entry in entries)
-
     def rewrite(self, entry: str) -> str:
         """An entry in the reader's own module names."""
+        if entry.startswith(self.native):
+            return self._translated(entry)
         if entry.startswith(REGEX) or "." not in entry:
             return entry
-        for old, new in self.prefixes:
-            if entry.startswith(old):
-                entry = new + entry.removeprefix(old)
-        return entry
+        return _renamed(entry, self.prefixes)
 
-    def _means(self, entry: str, name: str) -> bool:
-        return (self.classes and entry == "Linear") or matches(entry, name)
+    def _translated(self, entry: str) -> str:
+        found = native(self.naming.family).match(f"{entry}.weight")
+        known = found and self.naming.has(found.row)
+        return self.naming.module(found.row, found.slots) if found and known else entry
+
+
+@dataclass(frozen=True)
+class IgnoreList:
+    """What a section says to one reader of the modules that stay unquantized.
+
+    `key` is where the list stands, empty for a method without one; `mode` is how the reader
+    compares entries with names, `prefixes` what it rewrites in them first, as in
+    `schemas/ignore_lists.toml`.
+    """
+
+    reader: IgnoreReader
+    key: str
+    entries: tuple[str, ...]
+    mode: str
+    prefixes: tuple[tuple[str, str], ...]
+
+    def ignores(self, module: Module) -> bool:
+        """Whether the list makes the reader leave the module unquantized."""
+        return self.means(self.reader.name(module))
+
+    @cached_property
+    def means(self) -> Test:
+        """Whether an entry means a module of this name."""
+        entries = self.entries
+        if self.mode == "glob":
+            entries = tuple(part for entry in entries for part in parts(entry))
+        return MATCHERS[self.mode](map(self.spelled, entries))
+
+    def spelled(self, entry: str) -> str:
+        """An entry in the reader's own module names."""
+        return self.reader.rewrite(_renamed(entry, self.prefixes))
+
+
+def _renamed(entry: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    for old, new in prefixes:
+        if entry.startswith(old):
+            entry = new + entry.removeprefix(old)
+    return entry
 
 
 def ignore_reader(label: str, family: Family) -> IgnoreReader:
     """A reader of `ignore_readers.toml`, for models of a family."""
     columns, multimodal = table("ignore_readers")[label], family.multimodal
+    own = columns.get("native", {})
     return IgnoreReader(
         label=label,
         file=columns["file"],
         naming=naming(family, *columns["multimodal" if multimodal else "text"]),
         kinds=tuple(columns["kinds"]),
-        classes=columns["classes"],
-        fused=columns["fused"],
         prefixes=tuple((old, new) for old, new in columns["prefixes"]) if multimodal else (),
+        native=tuple(own["prefixes"]) if family.label in own.get("families", ()) else (),
         ignored=family.ignored if columns.get("others") else (),
     )
+
+
+def readers_of(file: str, family: Family) -> list[IgnoreReader]:
+    """The programs that read lists of modules in a config file."""
+    readers = [ignore_reader(label, family) for label in table("ignore_readers")]
+    return [reader for reader in readers if reader.file == file]
+
+
+def ignore_lists(
+    method: str, body: Mapping[str, Any], file: str, family: Family
+) -> Iterator[IgnoreList]:
+    """A section's list as each reader of the file takes it, where that is known."""
+    columns = table("ignore_lists").get(method, {"readers": {}})
+    for reader in readers_of(file, family):
+        if reader.label in columns["readers"]:
+            found = _ignore_list(columns, reader, body)
+            if found.entries or reader.label not in columns.get("looks", ()):
+                yield found
+
+
+def _ignore_list(
+    columns: Mapping[str, Any], reader: IgnoreReader, body: Mapping[str, Any]
+) -> IgnoreList:
+    key, said = listed(columns.get("keys", ()), body)
+    more = {k: columns.get(k, {}).get(reader.label, ()) for k in ("unsaid", "always", "prefixes")}
+    return IgnoreList(
+        reader=reader,
+        key=key,
+        entries=(*(more["unsaid"] if said is None else said), *more["always"]),
+        mode=columns["readers"][reader.label],
+        prefixes=tuple(map(tuple, more["prefixes"])) if reader.naming.family.multimodal else (),
+    )
+
+
+def listed(keys: Iterable[str], body: Mapping[str, Any]) -> tuple[str, list[str] | None]:
+    """The list in a section, under the first of some dotted keys that has one."""
+    for key in keys:
+        value: Any = body
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return key, value
+    return next(iter(keys), ""), None
 
 
 def ignore_list(checkpoint: Checkpoint, reader: IgnoreReader) -> list[str]:
@@ -84,9 +151,13 @@ def ignore_list(checkpoint: Checkpoint, reader: IgnoreReader) -> list[str]:
     for group in mixed_groups(checkpoint):
         place = ", ".join(f"{m.name} ({'' if m.quantized else 'not '}quantized)" for m in group)
         raise MmfmtError(place, "loaders fuse these: quantize all of them or none")
-    bare = [module for module in checkpoint.linears if not module.quantized]
-    names = [reader.name(module) for module in bare if reader.naming.has(module.row)]
-    return names + list(reader.ignored)
+    return unquantized_names(checkpoint, reader) + list(reader.ignored)
+
+
+def unquantized_names(checkpoint: Checkpoint, reader: IgnoreReader) -> list[str]:
+    """Every unquantized linear module that a reader knows, by its name."""
+    bare = (module for module in checkpoint.linears if not module.quantized)
+    return [reader.name(module) for module in bare if reader.naming.has(module.row)]
 
 
 def mixed_groups(checkpoint: Checkpoint) -> Iterator[list[Module]]:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 
 from mmfmt.cli import cli
-from tests import tokenizer_repos
+from tests import quantized_repos, tokenizer_repos
+from tests.builders import Geometry, save_model
 from tests.damage import Tensors, edit_tensors, set_field
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +57,8 @@ def int8(folder: Path) -> None:
     group = {"targets": ["Linear"], "weights": args, "input_activations": inputs}
     ignore = ["re:.*vision_tower.*", "re:.*multi_modal_projector.*", "re:.*lm_head"]
     body = {"quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ignore}
-    section = {**body, "config_groups": {"group_0": group}}
+    groups = {"config_groups": {"group_0": group}, "quantization_status": "compressed"}
+    section = {**body, **groups}
     set_field(CONFIG, "quantization_config", section)(folder)
     convert(folder)
 
@@ -70,6 +72,17 @@ def quantize_int8(tensors: Tensors) -> None:
         tensors[name] = (tensors[name].float() / scale).round().to(torch.int8)
 
 
+def native(folder: Path) -> None:
+    """The W4A16 example as a consolidated set only."""
+    convert(W4A16, folder, "--tokenizer-from", BASE)
+
+
+def in_both(quantize: Callable[[Path], None], folder: Path) -> None:
+    """Both layouts of a repo of another scheme."""
+    quantize(folder)
+    convert(folder)
+
+
 def large(folder: Path) -> None:
     """Both layouts with a real vocabulary, Pixtral's of 131,072 ids."""
     convert(tokenizer_repos.large(folder))
@@ -80,6 +93,14 @@ def spm(folder: Path) -> None:
     convert(tokenizer_repos.sentencepiece(folder.with_name("hf")), folder)
 
 
+def saved(kind: str, folder: Path) -> None:
+    """An HF repo of a tiny model of a model_type, as transformers saves it."""
+    save_model(folder, kind, Geometry(vocab=2048), bos_token_id=1, eos_token_id=2)
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    for name in (*names, "generation_config.json"):
+        shutil.copy(BF16 / name, folder)
+
+
 REPOS: Mapping[str, Callable[[Path], object]] = {
     "dual": dual,
     "sharded": sharded,
@@ -87,7 +108,17 @@ REPOS: Mapping[str, Callable[[Path], object]] = {
     "int8": int8,
     "large": large,
     "spm": spm,
+    "native": native,
+    "block": partial(in_both, quantized_repos.block),
+    "3 bits": partial(in_both, quantized_repos.three_bits),
+    "nvfp4": partial(in_both, quantized_repos.nvfp4),
+    "two groups": partial(in_both, quantized_repos.two_groups),
+    "fp8": partial(in_both, quantized_repos.fp8),
+    "awq": partial(in_both, quantized_repos.awq),
+    "hf-modelopt": quantized_repos.modelopt,
     "hf-w4a16": lambda folder: shutil.copytree(W4A16, folder),
+    "mistral": partial(saved, "mistral"),
+    "mixtral": partial(saved, "mixtral"),
     "hf-bf16": lambda folder: shutil.copytree(BF16, folder),
 }
 """How to make each good repo, by name."""

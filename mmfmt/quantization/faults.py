@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from mmfmt.checkpoint import FLOATS, Module
 from mmfmt.layout import Symbols
 from mmfmt.quantization.scheme import DENSE, Expected, Scheme, same_vector
+from mmfmt.schemas import table
 
 Faults = Iterator[tuple[str, str]]
+# of the activation order `group`, which no format of today has
+G_IDX = "weight_g_idx"
 
 
 def module_faults(module: Module, scheme: Scheme | None, symbols: Symbols) -> Faults:
@@ -64,3 +67,31 @@ def _parameter_faults(module: Module, scheme: Scheme | None, expected: Expected)
             yield suffix, f"is {entry.dtype}, expected {' or '.join(dtypes)}"
         if entry.shape != shape and not same_vector(entry.shape, shape):
             yield suffix, f"has shape {list(entry.shape)}, expected {list(shape)}"
+
+
+def foreign_suffixes(module: Module, scheme: Scheme, native: bool) -> list[str]:
+    """Parameters of a quantized module that its format does not have in this layout."""
+    known, columns = {*scheme.suffixes(native), G_IDX}, table("suffixes")
+    return [s for s in module.parameters if columns[s].get("quantized") and s not in known]
+
+
+def rows_cut(module: Module, scheme: Scheme, symbols: Symbols) -> Iterator[str]:
+    """Whether the last block of scales in a column is cut short."""
+    rows = module.row.weight_shape(symbols)[0]
+    if scheme.block and rows % scheme.block[0]:
+        yield f"blocks of {scheme.block[0]} rows do not divide its {rows} rows"
+
+
+def heads_cut(module: Module, scheme: Scheme, symbols: Symbols) -> Iterator[str]:
+    """Whether blocks of scales hold parts of heads, whose rows a reader permutes at load."""
+    if scheme.block and module.row.rotary and module.row.rows == "reader":
+        _, head = module.row.heads(symbols)
+        if scheme.block[0] % head:
+            yield f"blocks of {scheme.block[0]} rows do not hold whole heads of {head}"
+
+
+def columns_cut(module: Module, scheme: Scheme, symbols: Symbols) -> Iterator[str]:
+    """Whether the last block of scales in a row is cut short."""
+    columns = module.row.weight_shape(symbols)[1]
+    if scheme.block and columns % scheme.block[1]:
+        yield f"blocks of {scheme.block[1]} columns do not divide its {columns} columns"

@@ -1,16 +1,18 @@
 """Quantization configs as found in config.json and params.json."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
+from mmfmt.entries import REGEX, pattern_fault
 from mmfmt.errors import MmfmtError
-from mmfmt.ignore import matches
 from mmfmt.layout import Family
 from mmfmt.naming import hf_namings, naming
 from mmfmt.quantization.scheme import Scheme
-from mmfmt.schemas import table
+from mmfmt.quantization.targets import Targets
+from mmfmt.schemas import table, validate
 
 CT = "compressed-tensors"
 
@@ -29,30 +31,19 @@ class Quantization:
     family: Family
     schemes: tuple[Scheme, ...]
 
-    @property
-    def ignore(self) -> tuple[str, ...]:
-        """compressed-tensors' ignore list."""
-        return tuple(self.body.get("ignore") or ())
-
     def scheme_of(self, module: Module) -> Scheme | None:
-        """The scheme that targets a linear module: by exact name, by regex, by class."""
+        """The scheme that targets a linear module, under whatever name a config may mean it."""
         if module.row.kind not in LINEAR_KINDS:
             return None
-        if len(self.schemes) == 1 and self.schemes[0].targets == ("Linear",):
+        if self._targets.all_alike:
             return self.schemes[0]
-        for kind in self._kinds(module):
-            for scheme in self.schemes:
-                if any(kind(target) for target in scheme.targets):
-                    return scheme
-        return None
+        return self._targets.scheme(*self.known_names(module))
 
-    def _kinds(self, module: Module) -> Iterator[Callable[[str], bool]]:
-        names = self._known_names(module)
-        yield lambda target: target in names
-        yield lambda target: target.startswith("re:") and any(matches(target, n) for n in names)
-        yield lambda target: target == "Linear"
+    @cached_property
+    def _targets(self) -> Targets:
+        return Targets(self.schemes)
 
-    def _known_names(self, module: Module) -> list[str]:
+    def known_names(self, module: Module) -> list[str]:
         """Every name under which a config may mean the module, whatever its prefix generation."""
         namings = [*hf_namings(self.family), naming(self.family, "vllm", self.family.vllm)]
         return [n.module(module.row, module.slots) for n in namings if n.has(module.row)]
@@ -68,12 +59,21 @@ def parse_quantization(
     """
     if not body:
         return None
-    method = _method(body)
+    file, _, key = place.partition(": ")
+    validate({key: body}, "quantization", file)
+    method = method_of(body)
     if method not in _PARSERS:
         problem = _REFUSED.get(method, f"{method or 'none'!r} is not supported")
         raise MmfmtError(f"{place}.quant_method", problem)
+    _check_patterns(body.get("ignore"), f"{place}.ignore")
     schemes = tuple(_PARSERS[method](body, place))
     return Quantization(method, body, place, family, schemes)
+
+
+def _check_patterns(entries: Iterable[str] | None, place: str) -> None:
+    for entry in entries or ():
+        if fault := pattern_fault(entry):
+            raise MmfmtError(place, fault)
 
 
 _REFUSED = {
@@ -83,7 +83,8 @@ _REFUSED = {
 }
 
 
-def _method(body: Mapping[str, Any]) -> str:
+def method_of(body: Mapping[str, Any]) -> str:
+    """The method of a section, spelled as its readers spell it; empty where it says none."""
     if "qformat_weight" in body:
         return "mistral-fp8"
     if "quant_algo" in body or "quantization" in body:
@@ -125,6 +126,7 @@ def _group_scheme(name: str, group: Mapping[str, Any], form: str, place: str) ->
     )
     for fault in _unsupported(scheme, weights):
         raise MmfmtError(place, f"{fault} is not supported")
+    _check_patterns(scheme.targets, f"{place}.targets")
     return scheme
 
 
@@ -180,14 +182,18 @@ def _unsupported(scheme: Scheme, weights: Mapping[str, Any]) -> Iterator[str]:
         yield f"group_size {weights.get('group_size')!r}"
     if scheme.strategy == "block" and not scheme.block:
         yield "strategy 'block' without block_structure"
-    if weights.get("actorder") not in (None, False, "static", "weight"):
-        yield f"actorder {weights['actorder']!r}"
+    if scheme.strategy not in ("group", "tensor_group") and scheme.group_size:
+        yield f"group_size {scheme.group_size} with strategy {scheme.strategy!r}"
+    if scheme.strategy != "block" and scheme.block:
+        yield f"block_structure with strategy {scheme.strategy!r}"
 
 
 # --- FP8 of transformers and of Mistral ---
 
 
 def _fp8(body: Mapping[str, Any], place: str) -> Iterator[Scheme]:
+    patterns = [f"{REGEX}{entry}" for entry in body.get("modules_to_not_convert") or ()]
+    _check_patterns(patterns, f"{place}.modules_to_not_convert")
     block = _block(body.get("weight_block_size"), f"{place}.weight_block_size")
     activations = body.get("activation_scheme", "dynamic")
     if activations not in ("static", "dynamic"):
@@ -296,3 +302,6 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any], str], Iterator[Scheme]]] = {
     "auto-round": _auto_round,
     "modelopt": _modelopt,
 }
+
+METHODS = tuple(_PARSERS)
+"""Methods whose sections are understood."""

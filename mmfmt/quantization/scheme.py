@@ -76,6 +76,15 @@ class Scheme:
         columns = table("schemes")[self.format]["parameters"]
         return {suffix: self._chosen(c) for suffix, c in columns.items() if self._applies(c)}
 
+    def suffixes(self, native: bool) -> set[str]:
+        """Every parameter that modules of the format can have in a layout."""
+        columns = table("schemes")[self.format]["parameters"]
+        if not native:
+            return set(columns)
+        chosen = {suffix: self._chosen(c).get("native", {}) for suffix, c in columns.items()}
+        own = {renamed.get("suffix", suffix) for suffix, renamed in chosen.items()}
+        return own | {renamed for renamed, s in reader_suffixes().items() if s in own}
+
     @property
     def possible(self) -> set[str]:
         """Parameters that may be absent."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from mmfmt.checkpoint import Checkpoint, Module
 from mmfmt.errors import MmfmtError
-from mmfmt.ignore import IgnoreReader, ignore_list, ignore_reader
+from mmfmt.ignore import IgnoreReader, ignore_list, ignore_reader, unquantized_names
+from mmfmt.quantization.arguments import REMOVED_ORDERS
 from mmfmt.quantization.parse import CT, Quantization
 from mmfmt.quantization.scheme import Scheme
 from mmfmt.schemas import table
@@ -16,6 +17,7 @@ _CALIBRATION = {"observer", "observer_kwargs"}
 # MX formats (0.13 and 0.14 want them for NVFP4 where transformers 4 compresses in memory)
 _DTYPES = {"scale_dtype", "zp_dtype"}
 NATIVE_KEY, HF_KEY = "quantization", "quantization_config"
+COMPRESSED = "compressed"
 
 
 def quantization_section(
@@ -46,12 +48,13 @@ def _compressed_tensors(
     reader = _list_reader(checkpoint, layout)
     body = {key: _kept(value, _DTYPES) for key, value in quantization.body.items() if value}
     groups = {
-        scheme.group: _group(quantization.body["config_groups"][scheme.group], scheme, targets)
+        scheme.group: _group(quantization, scheme, targets)
         for scheme, targets in _targets(quantization, checkpoint, reader)
     }
     return NATIVE_KEY if layout == "native" else HF_KEY, {
         **body,
         "quant_method": CT,
+        "quantization_status": COMPRESSED,  # transformers takes the tensors for weights otherwise
         "config_groups": groups,
         "ignore": ignore_list(checkpoint, reader),
     }
@@ -64,10 +67,16 @@ def _kept(value: Any, silent: Set[str]) -> Any:
     return {key: _kept(inner, silent) for key, inner in kept.items()}
 
 
-def _group(group: Mapping[str, Any], scheme: Scheme, targets: list[str]) -> dict[str, Any]:
+def _group(quantization: Quantization, scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     """A config group without an actorder that the versions before 0.16 refuse."""
+    group = quantization.body["config_groups"][scheme.group]
     kept = _kept(group, set() if scheme.format.startswith("mx") else _DTYPES)
-    if kept["weights"].get("strategy") != "group":
+    order = kept["weights"].get("actorder")
+    if order in REMOVED_ORDERS:
+        place = f"{quantization.place}.config_groups.{scheme.group}.weights.actorder"
+        problem = "is not supported: compressed-tensors has refused it since 0.19"
+        raise MmfmtError(place, f"{order!r} {problem}")
+    if scheme.strategy != "group":
         kept["weights"].pop("actorder", None)
     return {**kept, "targets": targets}
 
@@ -120,12 +129,7 @@ def _bare_text(checkpoint: Checkpoint) -> list[Module]:
 
 
 def _unquantized(checkpoint: Checkpoint, layout: str) -> list[str]:
-    reader = _list_reader(checkpoint, layout)
-    return [
-        reader.name(module)
-        for module in checkpoint.linears
-        if not module.quantized and reader.naming.has(module.row)
-    ]
+    return unquantized_names(checkpoint, _list_reader(checkpoint, layout))
 
 
 # --- GPTQ, AWQ, AutoRound: the same method in both layouts ---
@@ -184,7 +188,7 @@ def _modelopt(
     return NATIVE_KEY, {
         "quant_method": CT,
         "format": form,
-        "quantization_status": "compressed",
+        "quantization_status": COMPRESSED,
         "config_groups": {"group_0": group},
         "ignore": ignore_list(checkpoint, _list_reader(checkpoint, layout)),
     }

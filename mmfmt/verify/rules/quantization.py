@@ -1,16 +1,32 @@
-"""4xx: quantized tensors, and what the configs say of them."""
+"""4xx: quantized tensors, and the schemes that the configs give them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
-from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
-from mmfmt.model import Model
-from mmfmt.quantization import CT, module_faults
-from mmfmt.reader import METADATA_KEY, reader, reader_labels
+from mmfmt.model import Model, kv_cache_faults
+from mmfmt.quantization import (
+    CT,
+    G_IDX,
+    columns_cut,
+    foreign_suffixes,
+    heads_cut,
+    module_faults,
+    packing_of,
+    rows_cut,
+)
+from mmfmt.quantization.scheme import PADDED
+from mmfmt.quantization.targets import CLASS
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule, some
+from mmfmt.verify.modules import problems, quantized_modules, schemed_modules, shard_of
+from mmfmt.verify.sections import compressed_section, misplaced_section
 from mmfmt.verify.subject import Subject
+
+_CACHE_SCALES = {"k_scale", "v_scale"}
+
+Found = Iterator[tuple[str, str, str]]
+"""(shard, location, message)"""
 
 
 @rule("MMF401")
@@ -20,18 +36,23 @@ def quantized_parameters(subject: Subject) -> Iterator[Problem]:
     For pack-quantized: weight_packed I32 [out, ceil(in * bits / 32)], weight_scale
     [out, in / group_size], weight_shape [2], and weight_zero_point I32
     [ceil(out * bits / 32), in / group_size] if and only if the scheme is asymmetric. vLLM does
-    not notice a missing one: it computes with uninitialised memory.
+    not notice a missing one: it computes with uninitialised memory. Bits and group sizes that
+    differ from the config's (auto-round#2174) end in a failed assertion, or in garbage.
 
-    Repair: export again; 3, 5, 6 or 7 bits written by compressed-tensors <= 0.17 are padded
-    and need repacking.
+    Repair: export again, or write into the config what the tensors are.
     """
     for model in subject.models:
-        for module in _quantized(model):
-            scheme = model.scheme(module)
-            if scheme and module.row.kind in LINEAR_KINDS:
-                for suffix, fault in module_faults(module, scheme, model.symbols):
-                    fix = f"{model.config_file} says {scheme.label}: export again or mend it"
-                    yield Problem(_file(module), f"{module.name}.{suffix}", fault, fix)
+        fix = f"export again, or mend the scheme in {model.config_file}"
+        yield from problems(_parameter_faults(model), fix)
+
+
+def _parameter_faults(model: Model) -> Found:
+    for module, scheme in schemed_modules(model):
+        if not foreign_suffixes(module, scheme, model.native):
+            for suffix, fault in module_faults(module, scheme, model.symbols):
+                if suffix != G_IDX:
+                    place = f"{module.name}.{suffix}"
+                    yield shard_of(module), place, f"{suffix} {fault}: {scheme.label}"
 
 
 @rule("MMF402")
@@ -39,19 +60,27 @@ def quantization_config_differs_from_tensors(subject: Subject) -> Iterator[Probl
     """Quantized tensors come with a config group that targets them, and the other way round.
 
     A repo whose config lacks the section is loaded as if it were not quantized (vllm#16128,
-    llm-compressor#2842).
+    #16803, llm-compressor#2842).
 
     Repair: write quantization_config (config.json) or quantization (params.json).
     """
     for model in subject.models:
-        quantized = _quantized(model)
-        for module in quantized:
-            if not model.scheme(module):
-                message = f"{module.name} is quantized, but no config group targets it"
-                yield Problem(model.config_file, model.quantization_key, message, "add the group")
-        if model.quantization and model.quantization.schemes and not quantized:
-            message = "is there, but no tensor is quantized"
-            yield Problem(model.config_file, model.quantization_key, message, "remove it")
+        for message, fix in _undeclared(model):
+            yield Problem(model.config_file, model.quantization_key, message, fix)
+
+
+def _undeclared(model: Model) -> Iterator[tuple[str, str]]:
+    quantized = quantized_modules(model)
+    if not model.quantization:
+        if quantized and not misplaced_section(model):
+            yield f"is missing, though {len(quantized)} modules are quantized", "add the section"
+        return
+    if not quantized and model.quantization.schemes:
+        yield "is there, but no tensor is quantized", "remove it"
+    linear = [module for module in quantized if module.row.kind in LINEAR_KINDS]
+    if bare := [module for module in linear if not model.scheme(module)]:
+        more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+        yield f"no config group targets {bare[0].name}{more}, though quantized", "add the group"
 
 
 @rule("MMF403")
@@ -64,11 +93,10 @@ def mixed_fused_group(subject: Subject) -> Iterator[Problem]:
     Repair: quantize all of a group with one scheme, or none.
     """
     for model in subject.models:
-        mixed = [*mixed_groups(model.checkpoint), *_unlike_groups(model)]
-        for group in mixed:
+        for group in (*mixed_groups(model.checkpoint), *_unlike_groups(model)):
             said = ", ".join(f"{m.name.rpartition('.')[2]}: {_how(model, m)}" for m in group)
             message = f"loaders fuse these modules, which are quantized unlike: {said}"
-            yield Problem(_file(group[0]), group[0].name, message, "quantize them alike")
+            yield Problem(shard_of(group[0]), group[0].name, message, "quantize them alike")
 
 
 def _unlike_groups(model: Model) -> Iterator[list[Module]]:
@@ -83,145 +111,187 @@ def _how(model: Model, module: Module) -> str:
     return scheme.label if scheme else "unquantized"
 
 
-@rule("MMF404")
-def ignore_list_differs_from_tensors(subject: Subject) -> Iterator[Problem]:
-    """Each reader's view of the ignore list leaves out just the modules that are not quantized.
-
-    transformers compares entries with new-generation module names (model.vision_tower...),
-    vLLM with its own (vision_tower..., language_model.model.layers...), `re:` entries only
-    from their start. Names of another generation, native names (layers.0.attention.wq), bare
-    prefixes and anchored regexes match nothing, without a warning (vllm#54547, #51910,
-    llm-compressor#3159).
-
-    Repair: list new-generation names in config.json; in params.json what
-    mmfmt convert hf-to-consolidated writes.
-    """
-    for model in subject.models:
-        # nothing quantized at all is another rule's business
-        if model.quantization and model.quantization.method == CT and _quantized(model):
-            for label in table("ignore_readers"):
-                reads = ignore_reader(label, model.checkpoint.naming.family)
-                if reads.file == model.config_file:
-                    yield from _ignore_problems(model, reads, model.quantization.ignore)
-
-
-# the reader whose names are valid for every reader of the file
-_SPELLING = {CONFIG: "transformers", PARAMS: "vllm-native"}
-
-
-def _ignore_problems(
-    model: Model, reads: IgnoreReader, entries: tuple[str, ...]
-) -> Iterator[Problem]:
-    spelling = ignore_reader(_SPELLING[model.config_file], model.checkpoint.naming.family)
-    asked = [m for m in model.checkpoint.linears if reads.asks(m) and model.scheme(m)]
-    unlike = [m for m in asked if reads.ignores(entries, m) == m.quantized]
-    place = f"{model.quantization_key}.ignore"
-    for quantized, said, fix in (
-        (False, "not ignored, though not quantized", "add"),
-        (True, "ignored, though quantized", "remove what means"),
-    ):
-        found = [module for module in unlike if module.quantized == quantized]
-        if found:
-            message = f"for {reads.label}, {some([reads.name(m) for m in found])}: {said}"
-            repair = f"{fix} {some([spelling.name(m) for m in found])}"
-            yield Problem(model.config_file, place, message, repair)
-
-
 @rule("MMF405")
 def quantized_unquantizable(subject: Subject) -> Iterator[Problem]:
-    """A consolidated set has no quantized vision model, embeddings or output head.
+    """Nothing is quantized that its readers build without a quantization config.
 
-    vLLM builds the native vision encoder, adapter and patch merger without a quantization
-    config: their packed tensors are dropped silently and the tower stays uninitialised.
+    vLLM builds the native vision encoder, adapter and patch merger so: their packed tensors are
+    dropped silently and the tower stays uninitialised. From the HF layout it takes a quantized
+    tower, but no quantized patch merger, norm or, under the target Linear, output head
+    (auto-round#1312).
 
-    Repair: leave the vision model unquantized, or publish the HF layout only.
+    Repair: leave the module unquantized; a quantized vision model can be published in the HF
+    layout only.
     """
     for model in subject.models:
-        if model.config_file == PARAMS:
-            for module in _quantized(model):
-                if module.row.unquantized:
-                    message = f"is quantized, but {module.row.unquantized}"
-                    yield Problem(_file(module), module.name, message, "leave it unquantized")
+        yield from problems(_unquantizable(model), "leave it unquantized")
 
 
-@rule("MMF406")
-def scale_not_permuted_at_load(subject: Subject) -> Iterator[Problem]:
-    """In a consolidated set for vLLM, per-channel scales of FP8 or INT8 wq/wk are qscale_weight.
+def _unquantizable(model: Model) -> Found:
+    reader = ignore_reader("vllm-hf", model.checkpoint.naming.family)
+    for module in quantized_modules(model):
+        if model.native:
+            why = module.row.unquantized
+        else:
+            why = "" if _takes(model, reader, module) else "vLLM builds it unquantized"
+        if why:
+            yield shard_of(module), module.name, f"is quantized, but {why}"
 
-    vLLM permutes the rows of wq/wk `weight` and `qscale_weight` at load, but not those of
-    `weight_scale`: scale and rows part, nothing is said, answers are wrong.
 
-    Repair: convert again with --reader vllm.
+def _takes(model: Model, reader: IgnoreReader, module: Module) -> bool:
+    """Whether vLLM's HF loader has a quantized form of a module."""
+    if module.row.kind in ("embedding", "attention") or "hf" in reader.naming.family.unread:
+        return True
+    if module.row.kind == "head":
+        scheme, method = model.scheme(module), model.quantization and model.quantization.method
+        return method != CT or not scheme or CLASS not in scheme.targets
+    return reader.asks(module)
+
+
+@rule("MMF421")
+def kv_cache_scheme_differs(subject: Subject) -> Iterator[Problem]:
+    """A calibrated kv_cache_scheme comes with k_scale and v_scale in every layer, and these with
+    the scheme; it is one that vLLM has: symmetric float of 8 bits, by tensor or by head.
+
+    vLLM takes 1 for a scale that is missing and never reads one that no scheme asks for; at
+    other schemes it stops ("Currently supported kv cache quantization is num_bits=8, type=float").
+
+    Repair: calibrate again, or remove scales and scheme together.
     """
-    model = subject.native
-    if model not in subject.models or _recorded_reader(model) != "vllm":
-        return
-    wanted = reader("vllm")
-    for module in _quantized(model):
-        for suffix, parameter in module.parameters.items():
-            expected = wanted.suffix(module, suffix, parameter.entry.shape)
-            if suffix != expected:
-                message = f"vLLM leaves its rows as they are; it permutes {expected}"
-                yield Problem(parameter.shard, parameter.name, message, "convert again")
+    for model in subject.models:
+        place = f"{model.quantization_key}.kv_cache_scheme"
+        for fault in _cache_faults(model):
+            yield Problem(model.config_file, place, fault, "calibrate again or remove both")
 
 
-@rule("MMF407")
-def recorded_reader_unknown(subject: Subject) -> Iterator[Problem]:
-    """The shards of a consolidated set were written for one and the same reader.
+def _cache_faults(model: Model) -> Iterator[str]:
+    section = compressed_section(model)
+    if scheme := section.get("kv_cache_scheme"):
+        for key, expected in table("compressed_tensors")["kv_cache"].items():
+            if scheme.get(key) not in expected:
+                known = " or ".join(map(repr, expected))
+                yield f"{key} is {scheme.get(key)!r}, expected {known}"
+        if missing := [place for place, _ in kv_cache_faults(model)]:
+            yield f"asks for {some(missing)}, missing from the weight files"
+    elif section:
+        modules = model.checkpoint.modules.values()
+        attention = (module for module in modules if module.row.kind == "attention")
+        if held := [module for module in attention if _CACHE_SCALES & module.parameters.keys()]:
+            yield f"is missing, though {some([m.name for m in held])} holds scales of the cache"
 
-    mmfmt records in `__metadata__` whose row order the packed Q and K tensors have; shards of
-    two conversions mixed in one set hold rows in two orders.
 
-    Repair: convert again.
+@rule("MMF422")
+def parameters_of_another_format(subject: Subject) -> Iterator[Problem]:
+    """The names of a module's scales are those of its format, in this layout.
+
+    Mistral's FP8 has qscale_weight and qscale_act in a consolidated set, weight_scale_inv and
+    activation_scale in the HF layout, and compressed-tensors weight_scale and input_scale:
+    readers drop names that they do not know (vllm#39293, #38818). ModelOpt's weight_scale_2 is
+    a multiplier, where weight_global_scale of compressed-tensors divides (imp#1433).
+
+    Repair: export or convert again; renaming alone may invert values.
     """
-    headers = subject.native.weights.headers if subject.native in subject.models else {}
-    said = {shard: header.metadata.get(METADATA_KEY) for shard, header in headers.items()}
-    for shard, label in said.items():
-        if label is not None and label not in reader_labels():
-            known = " or ".join(reader_labels())
-            yield Problem(shard, METADATA_KEY, f"{label!r}, expected {known}", "convert again")
-    if len(set(said.values())) > 1:
-        shards = ", ".join(f"{shard}: {label}" for shard, label in said.items())
-        yield Problem(
-            next(iter(said)), METADATA_KEY, f"differs over shards: {shards}", "convert again"
-        )
+    for model in subject.models:
+        yield from problems(_foreign(model), "convert from the layout that is right")
 
 
-@rule("MMF408", level="warning")
-def row_order_not_for_vllm(subject: Subject) -> Iterator[Problem]:
-    """A consolidated set whose rows were ordered for another reader is not served by vLLM.
+def _foreign(model: Model) -> Found:
+    for module, scheme in schemed_modules(model):
+        for suffix in foreign_suffixes(module, scheme, model.native):
+            parameter = module.parameters[suffix]
+            message = f"{suffix} is no parameter of {scheme.format} in this layout"
+            yield parameter.shard, parameter.name, message
 
-    vLLM leaves the rows of packed wq/wk as they lie in the file. In Mistral's own order they
-    load without a word, and answers go from 62 of 64 right to 7.
 
-    Repair: mmfmt convert reorder REPO --reader vllm --force, unless no vLLM is meant to read it.
+@rule("MMF423", level="warning")
+def old_packing(subject: Subject) -> Iterator[Problem]:
+    """Values of 3, 5, 6 and 7 bits are packed across words.
+
+    compressed-tensors before 0.18 left the ends of words empty; later ones, and vLLM, read the
+    words as if they were full. Repos in the old packing load in old versions only.
+
+    Repair: mmfmt convert with --repack.
     """
-    model = subject.native
-    if model not in subject.models or _recorded_reader(model) in ("vllm", ""):
-        return
-    recorded, vllm = reader(_recorded_reader(model)), reader("vllm")
-    for module in _quantized(model):
-        for suffix, parameter in module.parameters.items():
-            orders = {r.wants_native_rows(module.row, suffix) for r in (recorded, vllm)}
-            if len(orders) > 1 and table("suffixes")[suffix]["rows"] != "keep":
-                message = f"its rows are ordered for the reader {recorded.label!r}, not for vLLM"
-                yield Problem(
-                    parameter.shard, parameter.name, message, "mmfmt convert reorder --reader vllm"
-                )
-                break
+    for model in subject.models:
+        yield from problems(_padded(model), "mmfmt convert ... --repack writes today's packing")
 
 
-def _recorded_reader(model: Model) -> str:
-    # where nothing is recorded, vLLM is what reads consolidated sets
-    labels = {h.metadata.get(METADATA_KEY, "vllm") for h in model.weights.headers.values()}
-    known = labels <= set(reader_labels())
-    return labels.pop() if known and len(labels) == 1 else ""
+def _padded(model: Model) -> Found:
+    for module, scheme in schemed_modules(model):
+        if packing_of(module, scheme, model.symbols) == PADDED:
+            parameter = module.parameters["weight_packed"]
+            message = "is packed as by compressed-tensors <= 0.17, which today's readers misread"
+            yield parameter.shard, parameter.name, message
 
 
-def _quantized(model: Model) -> list[Module]:
-    return [module for module in model.checkpoint.modules.values() if module.quantized]
+@rule("MMF424")
+def activation_order_tensors(subject: Subject) -> Iterator[Problem]:
+    """There is no weight_g_idx.
+
+    compressed-tensors wrote it for the activation order `group`, which it and vLLM have given
+    up: their modules have no such parameter, and loading stops or columns are taken in the
+    wrong order (vllm#35303, #48148).
+
+    Repair: quantize again with actorder static or none. An index that names the groups in
+    order may simply be removed.
+    """
+    for model in subject.models:
+        yield from problems(_ordered(model), "quantize again without activation order `group`")
 
 
-def _file(module: Module) -> str:
-    parameters: Iterable[str] = (p.shard for p in module.parameters.values())
-    return next(iter(parameters))
+def _ordered(model: Model) -> Found:
+    for module in quantized_modules(model):
+        if parameter := module.parameters.get(G_IDX):
+            message = "no reader since compressed-tensors 0.19 and vLLM 0.33 knows this parameter"
+            yield parameter.shard, parameter.name, message
+
+
+@rule("MMF425")
+def block_cuts_module(subject: Subject) -> Iterator[Problem]:
+    """Blocks of FP8 scales end where heads and fused modules end.
+
+    vLLM fuses q, k and v (and gate and up) and refuses the layer when a part of it ends inside
+    a block. From a consolidated set it also permutes the rows of wq and wk inside each head,
+    but not their blocks: a block over parts of heads then scales the wrong rows.
+
+    Repair: quantize with blocks whose rows divide the sizes, such as 128x128.
+    """
+    for model in subject.models:
+        yield from problems(_rows_cut(model), "quantize with other blocks")
+
+
+@rule("MMF426", level="warning")
+def block_cuts_columns(subject: Subject) -> Iterator[Problem]:
+    """Blocks of FP8 scales divide the columns of their module.
+
+    vLLM refuses to split such a module over GPUs, and compressed-tensors warns when it writes
+    one.
+
+    Repair: quantize with blocks whose columns divide the sizes, such as 128x128.
+    """
+    for model in subject.models:
+        yield from problems(_columns_cut(model), "quantize with other blocks")
+
+
+def _rows_cut(model: Model) -> Found:
+    for module in _joined(model):
+        if scheme := model.scheme(module):
+            for fault in rows_cut(module, scheme, model.symbols):
+                yield shard_of(module), module.name, f"{fault}, to which vLLM joins others"
+    for module, scheme in schemed_modules(model) if model.native else ():
+        for fault in heads_cut(module, scheme, model.symbols):
+            yield shard_of(module), module.name, f"{fault}, whose rows vLLM moves"
+
+
+def _joined(model: Model) -> Iterator[Module]:
+    """Quantized modules to which loaders join another one's rows."""
+    order = {row: number for number, row in enumerate(model.checkpoint.naming.family.rows)}
+    for group in fused_groups(model.checkpoint).values():
+        *first, _ = sorted(group, key=lambda module: order[module.row])
+        yield from (module for module in first if module.quantized)
+
+
+def _columns_cut(model: Model) -> Found:
+    for module, scheme in schemed_modules(model):
+        for fault in columns_cut(module, scheme, model.symbols):
+            yield shard_of(module), module.name, fault

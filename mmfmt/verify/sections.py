@@ -1,0 +1,55 @@
+"""Quantization sections as they stand in the config files, understood or not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmfmt.errors import MmfmtError
+from mmfmt.model import MODELOPT, Model
+from mmfmt.quantization import CT, METHODS, method_of
+from mmfmt.quantization.section import HF_KEY, NATIVE_KEY
+from mmfmt.verify.findings import REMOVE, Edit
+
+# what vLLM looks for under params.json's own key
+_NATIVE_METHODS = (CT, "mistral-fp8")
+
+
+def misplaced_section(model: Model) -> str:
+    """The key of a section that readers of the file look for under the other key; or empty."""
+    body = model.body.get(NATIVE_KEY)
+    if not body:
+        return ""
+    misplaced = method_of(body) in METHODS and method_of(body) not in _NATIVE_METHODS
+    return NATIVE_KEY if misplaced or not model.native else ""
+
+
+def moved(model: Model) -> tuple[Edit, ...]:
+    """The repair of a misplaced section."""
+    section = model.body[NATIVE_KEY]
+    return (
+        Edit(model.config_file, (HF_KEY,), section),
+        Edit(model.config_file, (NATIVE_KEY,), REMOVE),
+    )
+
+
+def place_in_section(model: Model, key: str) -> tuple[str, tuple[str, ...]]:
+    """File and keys of a value, by its dotted place in the section that holds for a model."""
+    file = model.quantization.place.partition(": ")[0] if model.quantization else ""
+    top = () if file == MODELOPT else (model.quantization_key,)
+    return file, (*top, *filter(None, key.split(".")))
+
+
+def unreadable_section(model: Model) -> MmfmtError | None:
+    """Why a section cannot be understood, where the rest of its file can."""
+    _ = model.body, model.checkpoint.naming
+    try:
+        _ = model.quantization
+    except MmfmtError as error:
+        return error
+    return None
+
+
+def compressed_section(model: Model) -> Mapping[str, Any]:
+    """The section of compressed-tensors in a config file; empty where there is none."""
+    if model.quantization and model.quantization.method == CT:
+        return model.quantization.body
+    return {}

@@ -10,6 +10,9 @@ from typing import Any
 from mmfmt.errors import MmfmtError
 from mmfmt.schemas import table
 
+# of one module in a model: the largest known have some 25,000 experts over all layers
+MAX_INSTANCES = 250_000
+
 Slots = tuple[tuple[str, int], ...]
 Symbols = Mapping[str, Any]
 
@@ -63,6 +66,7 @@ class Row:
     also: tuple[str, ...] = ()
     native_also: tuple[str, ...] = ()
     rotary: tuple[str, str] | None = None
+    axes: int = 1
     rows: str = "native"
     fused: str = ""
     absent: str = ""
@@ -94,6 +98,9 @@ class Row:
         """The slot values of every instance of the module in a model."""
         used = [(slot, field) for slot, field in self.slots if f"{{{slot}}}" in self.native]
         ranges = [self._range(slot, evaluate(field, symbols), symbols) for slot, field in used]
+        if prod(map(len, ranges)) > MAX_INSTANCES:
+            fields = " and ".join(field for _, field in used)
+            raise MmfmtError("params", f"{fields} are too many for any model", "mend the config")
         for values in product(*ranges):
             yield tuple(zip((slot for slot, _ in used), values, strict=True))
 

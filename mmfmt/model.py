@@ -3,6 +3,7 @@
 Everything is computed on first use and raises MmfmtError where it cannot be.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from mmfmt.schemas import table, validate
 
 # where ModelOpt says how it quantized, if config.json does not
 MODELOPT = "hf_quant_config.json"
+
+_TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 Key = tuple[Row, Slots]
 Faults = Iterator[tuple[str, str]]
@@ -150,6 +153,13 @@ def hf_model(repo: Repo) -> Model:
 def native_model(repo: Repo) -> Model:
     """The consolidated half of a repo."""
     return Model(repo, repo.native, PARAMS)
+
+
+def usual_dtype(model: Model) -> str | None:
+    """torch's name of the dtype that most unquantized modules are stored in."""
+    bare = (m.parameters for m in model.checkpoint.modules.values() if not m.quantized)
+    counts = Counter(found["weight"].entry.dtype for found in bare if "weight" in found)
+    return _TORCH_DTYPES.get(counts.most_common(1)[0][0]) if counts else None
 
 
 def check_model(model: Model) -> None:

@@ -1,7 +1,9 @@
 """config.json and params.json: one model, two files, and the way from each to the other."""
 
 from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config
-from mmfmt.configs.rope import attention_factor
+from mmfmt.configs.known import known_model
+from mmfmt.configs.rope import attention_factor, mscales
+from mmfmt.configs.tied import effective_tie, stated_tie
 from mmfmt.configs.to_config import to_config
 from mmfmt.configs.to_params import stated_fields, to_params
 
@@ -11,8 +13,12 @@ __all__ = [
     "PARAMS",
     "HfConfig",
     "attention_factor",
+    "effective_tie",
+    "known_model",
+    "mscales",
     "open_config",
     "stated_fields",
+    "stated_tie",
     "to_config",
     "to_params",
 ]

@@ -177,12 +177,12 @@ def _yarn_parameters(said: Mapping[str, Any], text_type: str) -> dict[str, Any]:
         "original_max_position_embeddings": said["original_max_position_embeddings"],
         "beta_fast": float(said.get("beta", 32)),
         "beta_slow": float(said.get("alpha", 1)),
-        **_mscales(said.get("apply_scale", True), text_type),
+        **mscales(said.get("apply_scale", True), text_type),
     }
 
 
-def _mscales(apply_scale: bool, text_type: str) -> dict[str, float]:
-    """The inverse of `_apply_scale`: in all but latent attention 1 and 1 cancel each other."""
+def mscales(apply_scale: bool, text_type: str) -> dict[str, float]:
+    """rope_parameters that say `apply_scale`: in all but latent attention 1 and 1 cancel out."""
     if text_type != "mistral4":
         return {"mscale": 1.0, "mscale_all_dim": 0.0 if apply_scale else 1.0}
     if apply_scale:

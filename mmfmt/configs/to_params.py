@@ -6,6 +6,7 @@ from typing import Any
 from mmfmt.configs.fields import Field, by_kind, rows_of, text_path
 from mmfmt.configs.hf import CONFIG, EXTRAS, HfConfig
 from mmfmt.configs.rope import llama_4_scaling, yarn
+from mmfmt.configs.tied import stated_tie
 from mmfmt.configs.window import sliding_window
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
@@ -153,12 +154,8 @@ _COMPUTED: Mapping[str, Callable[[HfConfig, Any], Any]] = {
 
 
 def _tied(config: HfConfig, has_output: bool) -> bool:
-    # the top level decides in transformers; the class default changed with its versions
-    top, text = config.get("tie_word_embeddings"), config.get("text.tie_word_embeddings")
-    if config.model_type == "llava":  # LlavaConfig ties if either says so
-        return bool(top or text) if (top, text) != (None, None) else not has_output
-    said = text if top is None else top
-    return not has_output if said is None else bool(said)
+    said = stated_tie(config)
+    return not has_output if said is None else said
 
 
 def _check_assumed(config: HfConfig) -> None:

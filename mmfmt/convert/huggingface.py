@@ -1,6 +1,5 @@
 """Plan the way from the consolidated to the Hugging Face layout: pure functions on headers."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +19,13 @@ from mmfmt.convert.tokenizer_files import (
 )
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Family
-from mmfmt.model import Model, check_model, native_model
+from mmfmt.model import Model, check_model, native_model, usual_dtype
 from mmfmt.naming import Naming, naming
 from mmfmt.quantization import quantization_section
 from mmfmt.repo import HF_STEM, Repo
 from mmfmt.schemas import validate
 from mmfmt.tokenizer import control_ids
 
-_TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 # what transformers and vLLM read beside weights and config, taken over where present
 COMPANIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -79,19 +77,12 @@ def plan_huggingface(request: Request) -> Plan:
 
 def hf_config(model: Model, tokenizer: Path) -> dict[str, Any]:
     """The whole config.json, quantization included."""
-    config = to_config(model.params, _dtype(model), control_ids(tokenizer))
+    config = to_config(model.params, usual_dtype(model), control_ids(tokenizer))
     if model.quantization:
         key, body = quantization_section(model.quantization, model.checkpoint, "hf")
         config[key] = body
     validate(config, "config", CONFIG)
     return config
-
-
-def _dtype(model: Model) -> str | None:
-    """torch's name of the dtype that most unquantized modules are stored in."""
-    bare = (m.parameters for m in model.checkpoint.modules.values() if not m.quantized)
-    counts = Counter(found["weight"].entry.dtype for found in bare if "weight" in found)
-    return _TORCH_DTYPES.get(counts.most_common(1)[0][0]) if counts else None
 
 
 def _transfer(request: Request, model: Model) -> Transfer:

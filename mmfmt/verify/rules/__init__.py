@@ -2,10 +2,14 @@
 
 from mmfmt.verify.findings import REGISTRY, Rule
 from mmfmt.verify.rules import (
+    attention,
     configs,
+    defaults,
+    embeddings,
     files,
     headers,
     ignore_lists,
+    indexes,
     loaders,
     names,
     processor,
@@ -18,10 +22,14 @@ from mmfmt.verify.rules import (
 )
 
 __all__ = [
+    "attention",
     "configs",
+    "defaults",
+    "embeddings",
     "files",
     "headers",
     "ignore_lists",
+    "indexes",
     "loaders",
     "names",
     "processor",

@@ -1,6 +1,6 @@
 """5xx: config.json against params.json, and both against their schemas."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,40 +9,69 @@ from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.configs.fields import Field, holds, native_defaults, rows
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
-from mmfmt.model import Model
+from mmfmt.model import Model, head_dim_faults
 from mmfmt.quantization import Scheme
 from mmfmt.verify.findings import Problem, rule, some
 from mmfmt.verify.subject import Subject
 
+# compared by rules of their own
+_ELSEWHERE = {"yarn.apply_scale", "sliding_window", "tied_embeddings"}
+
 
 @rule("MMF501")
 def invalid_config(subject: Subject) -> Iterator[Problem]:
-    """config.json and params.json are JSON objects whose known fields have the right types.
+    """config.json and params.json are JSON objects that describe one model of a known family.
+
+    Known fields have the right types, none that is needed is missing, none contradicts another
+    (rope_theta at the top and in rope_parameters), sizes are those of a model.
 
     Repair: mend the field named.
     """
     for model in (subject.hf, subject.native):
-        if subject.repo.has(model.config_file):
-            try:
-                _ = model.body
-            except MmfmtError as error:
-                location = error.place.removeprefix(model.config_file).removeprefix(": ")
-                yield Problem(model.config_file, location, error.problem, error.fix)
+        if subject.repo.has(model.config_file) and (error := _config_error(model)):
+            place = "" if error.place == "params" else error.place
+            location = place.removeprefix(model.config_file).removeprefix(": ")
+            yield Problem(model.config_file, location, error.problem, error.fix)
+
+
+def _config_error(model: Model) -> MmfmtError | None:
+    if error := _raised(lambda: model.body if model.native else model.hf_config):
+        return error
+    if _raised(lambda: model.checkpoint.modules):  # faults of weights are other rules' business
+        return None
+    return _raised(lambda: list(_shapes(model)))
+
+
+def _shapes(model: Model) -> Iterator[tuple[int, ...]]:
+    """The size that the config gives each kind of module of the tensors' family."""
+    symbols, naming = model.symbols, model.checkpoint.naming
+    if model.weights.exists and naming.family.fits(symbols):
+        for row in naming.family.rows:
+            if naming.has(row) and row.expected(symbols):
+                next(row.instances(symbols), None)  # how many there are
+                yield row.weight_shape(symbols)
+
+
+def _raised(look: Callable[[], object]) -> MmfmtError | None:
+    try:
+        look()
+    except MmfmtError as error:
+        return error
+    return None
 
 
 @rule("MMF502")
 def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
     """config.json and params.json of a repo with both layouts describe the same model.
 
-    A wrong yarn apply_scale (Medium-3.5's mscale_all_dim) or a forgotten tied_embeddings
-    loads in every engine and costs answers only.
+    A wrong rope_theta or norm_eps loads in every engine and costs answers only.
 
     Repair: write the value that belongs to the weights; mmfmt convert makes params.json.
     """
     if not subject.dual:
         return
     # faults of these are other rules' business; what is left says what params.json cannot
-    _ = subject.hf.hf_config, subject.hf.checkpoint.modules
+    _ = subject.hf.symbols, subject.hf.checkpoint.modules
     try:
         said = flatten(subject.hf.params)
     except MmfmtError as error:
@@ -50,8 +79,10 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
         yield Problem(CONFIG, location, f"params.json cannot say this: {error.problem}", error.fix)
         return
     found = flatten(subject.native.params)
+    guessed = {"head_dim"} if any(head_dim_faults(subject.hf)) else set()
+    elsewhere = _ELSEWHERE | guessed
     for path in _compared(said, found):
-        if said.get(path) != found.get(path):
+        if path not in elsewhere and said.get(path) != found.get(path):
             message = f"{found.get(path)!r}, but {CONFIG} says {said.get(path)!r}"
             yield Problem(PARAMS, path, message, "write the value that belongs to the weights")
 

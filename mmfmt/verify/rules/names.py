@@ -45,6 +45,9 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         naming, elsewhere = model.checkpoint.naming, misplaced(model.checkpoint)
         fix = f"export again or mend {model.config_file}"
+        if strangers := list(family_faults(model)):
+            yield from (Problem(place, "", fault, fix) for place, fault in strangers)
+            continue  # another family's modules are all missing, which says no more
         for row, slots in missing_modules(model):
             # a head may be missing where embeddings are tied, and a module may have another name
             if not row.absent and (row, slots) not in elsewhere:
@@ -53,8 +56,6 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
         for module in superfluous_modules(model):
             message = f"is not part of the model that {model.config_file} describes"
             yield Problem(_files(model), module.name, message, fix)
-        for place, fault in family_faults(model):
-            yield Problem(place, "", fault, fix)
 
 
 @rule("MMF303")

@@ -189,7 +189,8 @@ def _convert(plan: "Plan", dry_run: bool, force: bool, quiet: bool) -> None:
 
 def _carry_out(plan: "Plan", force: bool, console: Console) -> None:
     from mmfmt.convert.execute import check_target, execute
-    from mmfmt.convert.report import format_bytes, progress
+    from mmfmt.convert.report import progress
+    from mmfmt.sizes import format_bytes
 
     check_target(plan, force)
     start = time.monotonic()

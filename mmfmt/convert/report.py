@@ -19,21 +19,13 @@ from rich.progress import (
 from rich.table import Table
 
 from mmfmt.convert.plan import ACTIONS, Plan
+from mmfmt.sizes import format_bytes
 
 if TYPE_CHECKING:
     from mmfmt.repo import Advance
 
 # seconds between two plain progress lines
 _INTERVAL = 10.0
-
-
-def format_bytes(count: float) -> str:
-    """A byte count with a decimal unit: `4.7 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
 
 
 def print_plan(plan: Plan, console: Console) -> None:

@@ -78,7 +78,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A module of the layout table over the layers. `pattern` is its name, slots as `{layer}`."""
+    """A module of the layout table over the layers.
+
+    `pattern` is its whole name with slots as `{layer}`, `name` what follows the layer's number.
+    """
 
     name: str
     pattern: str

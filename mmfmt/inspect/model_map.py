@@ -1,5 +1,6 @@
 """The layer x module map: which module of which layer is stored how."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class _Lines:
             pattern = self.naming.pattern(row)
             stack, _, name = pattern.rpartition(f".{{{LAYER}}}.")
             cells = tuple(self._cell((row, layer)) for layer in sorted(layers[row], key=_number))
-            yield stack, Line(name, pattern, row.part, cells)
+            yield stack, Line(re.sub(r"\{\w+\}", "*", name), pattern, row.part, cells)
 
     def _cell(self, place: Place) -> Cell:
         found = self.found.get(place)

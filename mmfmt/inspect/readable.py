@@ -12,7 +12,9 @@ from mmfmt.repo import HEADERS_AT_ONCE, WeightSet
 
 @dataclass(frozen=True)
 class ReadableSet(WeightSet):
-    """The shards of a weight set whose headers can be read and repeat no tensor of another."""
+    """The shards of a `whole` set whose headers can be read and repeat no tensor of another."""
+
+    whole: WeightSet
 
     @cached_property
     def shards(self) -> tuple[str, ...]:
@@ -47,13 +49,19 @@ class ReadableSet(WeightSet):
     def _named(self) -> tuple[tuple[str, ...], dict[str, str]]:
         """The shards to read: those of the index, or all on disk where it cannot be read."""
         try:
-            return WeightSet(self.storage, self.stem).shards, {}
+            return self.whole.shards, {}
         except MmfmtError as error:
             return self.on_disk, {self.index_name: str(error)}
 
     def _attempt(self, shard: str) -> Header | str:
         """A header, or why it cannot be read."""
         try:
-            return self._header(shard)
+            self.whole.check_shard(shard)
+            return self.whole.header(shard)
         except MmfmtError as error:
             return str(error)
+
+
+def readable(whole: WeightSet) -> ReadableSet:
+    """A weight set as far as it can be read."""
+    return ReadableSet(whole.storage, whole.stem, whole)

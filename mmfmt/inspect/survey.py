@@ -22,7 +22,7 @@ from mmfmt.inspect.facts import (
 from mmfmt.inspect.glyphs import glyphs
 from mmfmt.inspect.model_map import grids
 from mmfmt.inspect.modules import Placed, Survey
-from mmfmt.inspect.readable import ReadableSet
+from mmfmt.inspect.readable import ReadableSet, readable
 from mmfmt.inspect.tree import tree
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.quantization import Quantization
@@ -30,7 +30,7 @@ from mmfmt.reader import METADATA_KEY
 from mmfmt.repo import Repo
 from mmfmt.schemas import table
 
-LAYOUTS = {"hf": "Hugging Face", "consolidated": "consolidated"}
+LAYOUTS = {"hf": "Hugging Face", "consolidated": "Consolidated"}
 
 
 def inspect(repo: Repo, layouts: Iterable[str] = tuple(LAYOUTS)) -> Inspection:
@@ -40,7 +40,7 @@ def inspect(repo: Repo, layouts: Iterable[str] = tuple(LAYOUTS)) -> Inspection:
     """
     models = {"hf": hf_model(repo), "consolidated": native_model(repo)}
     there = {key: models[key] for key in layouts if models[key].weights.exists}
-    asked = {key: ReadableSet(repo.storage, m.weights.stem) for key, m in there.items()}
+    asked = {key: readable(model.weights) for key, model in there.items()}
     read = {key: weights for key, weights in asked.items() if weights.headers}
     if not read:
         raise _nothing(repo, asked.values())

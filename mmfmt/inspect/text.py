@@ -6,7 +6,6 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from mmfmt.convert.report import format_bytes
 from mmfmt.errors import printable
 from mmfmt.inspect.facts import Cell, File, Grid, Inspection, LayoutFacts, Node, Size
 from mmfmt.inspect.glyphs import GLYPHS
@@ -19,6 +18,7 @@ from mmfmt.inspect.wording import (
     runs,
     scheme_of,
 )
+from mmfmt.sizes import format_bytes
 
 _QUANTIZED = ("green", "magenta", "cyan", "yellow", "bright_green", "bright_magenta")
 _PLAIN = ("blue", "bright_blue", "white")

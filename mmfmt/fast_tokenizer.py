@@ -87,7 +87,8 @@ class FastTokenizer:
         if step is None:
             return []
         inner = step.get("pretokenizers") if step.get("type") == "Sequence" else [step]
-        return [each for each in inner or [] if isinstance(each, Mapping)]
+        steps = inner if isinstance(inner, list) else []
+        return [each for each in steps if isinstance(each, Mapping)]
 
 
 def open_fast(path: Path) -> FastTokenizer:

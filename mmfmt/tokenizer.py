@@ -1,7 +1,6 @@
 """Tokenizer files of mistral-common: special token ids, and the whole of a tekken.json."""
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,7 +63,7 @@ class Tekken:
         rows = self.body["vocab"][: self.size - self.special_count]
         try:
             return tuple(base64.b64decode(row["token_bytes"]) for row in rows)
-        except (KeyError, TypeError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise MmfmtError(f"{self.name}: vocab", "token_bytes must be base64") from error
 
     @cached_property

@@ -17,7 +17,7 @@ from mmfmt.convert.tokenizer_files import (
     tokenizer_files,
 )
 from tests import builders
-from tests.builders import Geometry, write_json
+from tests.builders import Geometry, read_json, write_json
 
 DATA = Path(mistral_common.__file__).parent / "data"
 LARGE = DATA / "tekken_240911.json"
@@ -78,46 +78,37 @@ def _special(rank: int, name: str) -> dict[str, Any]:
 
 
 def versioned(version: str, folder: Path) -> Path:
-    """Tokenizer, processor and config files of a HF repo without weights."""
-    folder.mkdir()
-    write_json(folder / "tekken.json", tekken(version))
-    geometry = {"patch_size": 14, "image_size": 1540, "spatial_merge_size": 2}
-    return add_hf_files(folder, geometry)
+    """A HF set with a small tekken.json of a version."""
+    path = folder.with_name(f"{version}.json")
+    write_json(path, tekken(version))
+    vision = {"patch_size": 14, "image_size": 1540, "spatial_merge_size": 2}
+    return hf_set(folder, path, vision)
 
 
-def add_hf_files(folder: Path, vision: Mapping[str, Any]) -> Path:
-    """What transformers reads beside config and weights, made of the folder's tekken.json."""
-    path = folder / "tekken.json"
+def large(folder: Path) -> Path:
+    """A HF set with Pixtral's own 131,072 ids."""
+    return hf_set(folder, LARGE, {"patch_size": 16, "image_size": 1024, "spatial_merge_size": 1})
+
+
+def hf_set(folder: Path, tokenizer: Path, vision: Mapping[str, Any]) -> Path:
+    """A narrow random model of one layer, and every file that transformers reads beside it."""
+    size = read_json(tokenizer)["config"]["default_vocab_size"]
+    geometry = Geometry(hidden=8, layers=1, vocab=size)
+    merge = vision["spatial_merge_size"]
+    config = builders.model_config("mistral3", geometry, spatial_merge_size=merge)
+    config.vision_config.patch_size = vision["patch_size"]
+    config.vision_config.image_size = vision["image_size"]
+    # vLLM does not read this of a config.json
+    config.text_config.rope_parameters["llama_4_scaling_beta"] = 0.0
+    builders.build_model(config).to(torch.bfloat16).save_pretrained(folder)
+    path = Path(shutil.copy(tokenizer, folder / "tekken.json"))
     texts, warnings = tokenizer_files(path)
     assert not warnings
     texts |= processor_files({"vision_encoder": vision}, image_section(path))
     texts |= generation_config(path)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    if not (folder / "config.json").exists():
-        write_json(folder / "config.json", _config(vision))
     return folder
-
-
-def _config(vision: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "model_type": "mistral3",
-        "architectures": ["Mistral3ForConditionalGeneration"],
-        "transformers_version": "5.0.0",
-        "image_token_index": 10,
-        "spatial_merge_size": vision["spatial_merge_size"],
-        "vision_config": {"model_type": "pixtral", "patch_size": vision["patch_size"]},
-    }
-
-
-def large(folder: Path) -> Path:
-    """A HF set with Pixtral's own 131,072 ids."""
-    narrow = Geometry(hidden=8, layers=1, vocab=131072)
-    config = builders.model_config("mistral3", narrow, spatial_merge_size=1)
-    config.vision_config.patch_size, config.vision_config.image_size = 16, 1024
-    builders.build_model(config).to(torch.bfloat16).save_pretrained(folder)
-    shutil.copy(LARGE, folder / "tekken.json")
-    return add_hf_files(folder, {"patch_size": 16, "image_size": 1024, "spatial_merge_size": 1})
 
 
 def sentencepiece(folder: Path) -> Path:

@@ -132,7 +132,7 @@ def _is_pixtral(folder: Path) -> bool:
     found = [folder / name for name in _PROCESSOR_FILES if (folder / name).exists()]
     said = set()
     for path in found:
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
             said.add(json.loads(path.read_text(encoding="utf-8")).get("processor_class"))
     return bool(found) and said <= {"PixtralProcessor", None}
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.fast_tokenizer import bytes_of
+from mmfmt.fast_tokenizer import FastTokenizer, bytes_of
 from mmfmt.schemas import table
-from mmfmt.tokenizer import IMAGE_TOKENS
+from mmfmt.tokenizer import IMAGE_TOKENS, Tekken
 from mmfmt.verify.findings import Edit, Problem, rule, some
 from mmfmt.verify.subject import Subject
 from mmfmt.verify.tokenizers import FAST
@@ -111,10 +111,8 @@ def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
     if not subject.tokenizers.both:
         return
     tekken, fast = subject.tokenizers.both
-    ranks, found = subject.tokenizers.ranks, fast.vocabulary
-    shift = _first_regular_id(ranks, found) or 0
-    if shift != tekken.special_count:  # then the counts differ, too: another rule's business
-        ranks = {piece: rank for piece, rank in ranks.items() if rank + shift < fast.size}
+    ranks, shift = _shared_ranks(tekken, fast, subject.tokenizers.ranks)
+    found = fast.vocabulary
     unlike = [piece for piece, rank in ranks.items() if found.get(piece) != rank + shift]
     strange = found.keys() - ranks.keys() - fast.ids.keys() - tekken.special.keys()
     names = [repr(bytes_of(piece)) for piece in (*unlike, *sorted(strange))]
@@ -124,6 +122,17 @@ def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
         expected = "unknown to" if there is None else f"{there + shift} in"
         message = f"{some(names)}: {here} here, {expected} {tekken.name}"
         yield Problem(FAST, "model.vocab", message, _AGAIN)
+
+
+def _shared_ranks(
+    tekken: Tekken, fast: FastTokenizer, ranks: Mapping[str, int]
+) -> tuple[Mapping[str, int], int]:
+    """The ranks that both files have room for, and the id of the first."""
+    shift = _first_regular_id(ranks, fast.vocabulary) or 0
+    if shift == tekken.special_count:
+        return ranks, shift
+    # then the counts differ, too, which is another rule's business
+    return {piece: rank for piece, rank in ranks.items() if rank + shift < fast.size}, shift
 
 
 @rule("MMF604")
@@ -136,18 +145,18 @@ def merges(subject: Subject) -> Iterator[Problem]:
 
     Repair: make tokenizer.json anew of tekken.json.
     """
-    fast = subject.tokenizers.fast
-    if not subject.tokenizers.tekken or not fast:
+    tekken, fast = subject.tokenizers.tekken, subject.tokenizers.fast
+    if not tekken or not fast:
         return
     for key, value in table("tokenizers")["bpe"].items():
         found = fast.model.get(key, False if isinstance(value, bool) else value)
         if found != value:
             message = f"{found!r}, expected {value!r}"
             yield Problem(FAST, f"model.{key}", message, _AGAIN)
-    if not fast.is_bpe:
-        return
-    if fault := _merge_fault(fast.merges, subject.tokenizers.ranks):
-        yield Problem(FAST, "model.merges", fault, _AGAIN)
+    if fast.is_bpe:
+        ranks, _ = _shared_ranks(tekken, fast, subject.tokenizers.ranks)
+        if fault := _merge_fault(fast.merges, ranks):
+            yield Problem(FAST, "model.merges", fault, _AGAIN)
 
 
 def _merge_fault(found: tuple[tuple[str, str], ...], ranks: Mapping[str, int]) -> str | None:

@@ -111,6 +111,9 @@ def _must_agree(path: str, said: Mapping[str, Any], found: Mapping[str, Any]) ->
 def quantization_differs(subject: Subject) -> Iterator[Problem]:
     """Both layouts of a repo declare the same scheme for each module.
 
+    vLLM takes the one or the other with --config-format, and computes with the scheme that it
+    finds there: where the two differ, one of them misreads the packed words.
+
     Repair: convert again, or copy the config groups.
     """
     if not subject.dual:

@@ -44,6 +44,9 @@ def loader_fails(subject: Subject) -> Iterator[Problem]:
     """AutoTokenizer, AutoProcessor and mistral-common load the repo, each the files that are
     there for it.
 
+    What fails here, offline and in the installed versions, fails for everybody who serves the
+    repo.
+
     Repair: the message is that of the loader; take the file of the base model.
     """
     if explained(

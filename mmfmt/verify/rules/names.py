@@ -62,6 +62,9 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
 def wrong_shape(subject: Subject) -> Iterator[Problem]:
     """Unquantized tensors have the shape that the config gives them, and a float dtype.
 
+    Loaders build the model from the config and copy the tensors into it: one of another shape
+    stops them, or fills a part of its place only.
+
     Repair: mend the config, or export again.
     """
     for model in subject.models:

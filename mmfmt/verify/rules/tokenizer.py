@@ -104,7 +104,9 @@ def _first_regular_id(ranks: Mapping[str, int], found: Mapping[str, int]) -> int
 @rule("MMF603")
 def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
     """Every regular token has the same bytes in tekken.json and tokenizer.json, at the same
-    rank. All are compared: two that changed places are enough to garble text.
+    rank.
+
+    All are compared: two that changed places are enough to garble text.
 
     Repair: make tokenizer.json anew of tekken.json.
     """

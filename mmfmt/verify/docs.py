@@ -28,32 +28,46 @@ COSTS = {
 # where the projects live whose issues docstrings refer to, as vllm#16803
 _PROJECTS = {
     "auto-round": "intel/auto-round",
+    "axolotl": "axolotl-ai-cloud/axolotl",
     "compressed-tensors": "vllm-project/compressed-tensors",
     "huggingface_hub": "huggingface/huggingface_hub",
     "llama.cpp": "ggml-org/llama.cpp",
     "llm-compressor": "vllm-project/llm-compressor",
     "mistral-common": "mistralai/mistral-common",
     "mistral-inference": "mistralai/mistral-inference",
+    "mlx": "ml-explore/mlx",
     "mlx-lm": "ml-explore/mlx-lm",
+    "mlx-vlm": "Blaizzy/mlx-vlm",
+    "ms-swift": "modelscope/ms-swift",
+    "ollama": "ollama/ollama",
     "sglang": "sgl-project/sglang",
     "tokenizers": "huggingface/tokenizers",
     "transformers": "huggingface/transformers",
     "unsloth": "unslothai/unsloth",
     "vllm": "vllm-project/vllm",
 }
-_ISSUE = re.compile(r"(?<![\w./-])([A-Za-z][\w.-]*)#(\d+)")
-_CODE_OR_SPECIAL = re.compile(r"(`[^`]*`)|([*_<\[])")
+_ISSUE = re.compile(r"(?<![\w./-])([A-Za-z][\w.-]*)?#(\d+)")
+# underscores inside a word are no markup
+_CODE_OR_SPECIAL = re.compile(r"(`[^`]*`)|([*<\[]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def markdown(rule: Rule) -> str:
     """A rule's explanation as Markdown, its issues as links."""
     plain = _CODE_OR_SPECIAL.sub(lambda m: m[1] or f"\\{m[2]}", rule.explanation)
-    return _ISSUE.sub(_link, plain)
+    return _linked(plain)
 
 
-def _link(found: re.Match[str]) -> str:
-    project = _PROJECTS.get(found[1].replace("\\", ""))
-    return f"[{found[0]}](https://github.com/{project}/issues/{found[2]})" if project else found[0]
+def _linked(text: str) -> str:
+    """Text with its issues as links; a bare number is of the project named before it."""
+    project: str | None = None
+
+    def link(found: re.Match[str]) -> str:
+        nonlocal project
+        project = _PROJECTS.get(found[1]) if found[1] else project
+        target = f"(https://github.com/{project}/issues/{found[2]})"
+        return f"[{found[0]}]{target}" if project else found[0]
+
+    return _ISSUE.sub(link, text)
 
 
 def page(rule: Rule) -> str:

@@ -6,6 +6,7 @@ from math import prod
 
 from mmfmt.checkpoint import Module
 from mmfmt.layout import Row
+from mmfmt.repo import WeightSet
 from mmfmt.schemas import table
 
 # where a shard's __metadata__ records the reader that its row order was made for
@@ -46,3 +47,10 @@ def reader(label: str) -> Reader:
 
 def reader_labels() -> tuple[str, ...]:
     return tuple(table("readers"))
+
+
+def recorded_or_vllm(weights: WeightSet) -> Reader:
+    """The reader that all shards record; where none does, vLLM is what reads consolidated sets."""
+    said = {header.metadata.get(METADATA_KEY) for header in weights.headers.values()}
+    known = [label for label in reader_labels() if said == {label}]
+    return reader(known[0] if known else "vllm")

@@ -23,7 +23,7 @@ BAD = drop(NATIVE, "norm.weight")
 
 def check_schema(name: str, path: Path) -> None:
     """Validate against a schema that check-jsonschema ships."""
-    command = [BIN / "check-jsonschema", "--builtin-schema", f"vendor.{name}", path]
+    command = [str(BIN / "check-jsonschema"), "--builtin-schema", f"vendor.{name}", str(path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
@@ -95,7 +95,14 @@ def test_pre_commit_hook(tmp_path: Path) -> None:
     project = published(tmp_path / "project")
     git(repo, "init", "-q")
     git(repo, "add", "-A")
-    command = [BIN / "pre-commit", "try-repo", project, "mmfmt-verify", "--all-files", "-v"]
+    command = [
+        str(BIN / "pre-commit"),
+        "try-repo",
+        str(project),
+        "mmfmt-verify",
+        "--all-files",
+        "-v",
+    ]
     env = os.environ | {"PRE_COMMIT_HOME": str(tmp_path / "cache"), "PATH": PATH}
     good = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True)
     assert (good.returncode, "Passed" in good.stdout) == (0, True), good

@@ -19,6 +19,9 @@ from tests.defects.defect import Defect
 from tests.defects.files import truncate
 from tests.repos import BASE, INDEX, NATIVE, REPOS, ROOT, W4A16, convert, good_repo
 
+# repos whose tokenizers differ: loading each takes seconds
+LOADED = ("dual", "bf16", "large", "spm", "native", "mistral")
+
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: f"{d.rule} {d.what}")
 def test_each_defect_trips_its_rule_only(defect: Defect, tmp_path: Path) -> None:
@@ -35,8 +38,11 @@ def test_every_rule_has_a_defect_and_an_explanation() -> None:
 
 @pytest.mark.parametrize("name", REPOS)
 def test_good_repos_are_clean(name: str) -> None:
-    report = verify(open_repo(good_repo(name)), rules_of("bytes"))
-    assert report.findings == () and report.skipped == ()
+    """Notes on the row order of random weights are no complaint."""
+    rules = [rule for rule in rules_of("bytes") if rule.cost != "loaders" or name in LOADED]
+    report = verify(open_repo(good_repo(name)), rules)
+    assert [found for found in report.findings if found.level != "note"] == []
+    assert report.skipped == ()
 
 
 def test_row_order_of_another_reader_is_said(tmp_path: Path) -> None:

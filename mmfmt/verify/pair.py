@@ -12,7 +12,7 @@ from mmfmt.convert.stream import stream
 from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.model import Key, Model, kv_cache_faults, presence_faults
 from mmfmt.quantization import module_faults, packing_of
-from mmfmt.reader import METADATA_KEY, Reader, reader, reader_labels
+from mmfmt.reader import Reader, reader, reader_labels, recorded_or_vllm
 from mmfmt.repo import Advance
 
 Twins = tuple[Parameter, Parameter]
@@ -29,11 +29,7 @@ class Pair:
     @cached_property
     def reader(self) -> Reader:
         """Whose row order the consolidated set has; vLLM's where nothing is recorded."""
-        labels = {
-            header.metadata.get(METADATA_KEY) for header in self.native.weights.headers.values()
-        }
-        known = [label for label in reader_labels() if labels == {label}]
-        return reader(known[0] if known else "vllm")
+        return recorded_or_vllm(self.native.weights)
 
     def twins(self) -> Iterator[Twins]:
         """Every parameter that both layouts hold, in the order of the HF set's bytes."""

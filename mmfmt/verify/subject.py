@@ -12,6 +12,7 @@ from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.repo import Advance, Repo
 from mmfmt.verify.probe import Probe, run
+from mmfmt.verify.rotary import Judged, judged
 from mmfmt.verify.tokenizers import Tokenizers
 
 # endings of tokenizer, processor and config files
@@ -61,3 +62,13 @@ class Subject:
     def probe(self) -> Probe:
         """What the loaders of its users make of the repo."""
         return run(self.folder)
+
+    @property
+    def probed(self) -> Probe | None:
+        """The same, if a rule had the loaders run."""
+        return vars(self).get("probe")
+
+    @cached_property
+    def row_orders(self) -> tuple[Judged, ...]:
+        """The row order of every kind of rotary module, from its weights."""
+        return tuple(judged(self.models, self.advance))

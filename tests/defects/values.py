@@ -46,6 +46,35 @@ def reordered(repo: Path) -> None:
     edit_tensors(NATIVE, len, {"format": "pt", "mmfmt.reader": "vllm"})(repo)
 
 
+def other_rows(tensors: Tensors, heads: int, name: str) -> None:
+    """Bring the rows of every tensor of a HF module, packed or not, into Mistral's order."""
+    for tensor in (t for t in tensors if name in t and not t.endswith("weight_shape")):
+        found = tensors[tensor]
+        halves = found.reshape(heads, 2, -1, *found.shape[1:])
+        tensors[tensor] = halves.transpose(1, 2).reshape(found.shape).contiguous()
+
+
+def random_rows(tensors: Tensors) -> None:
+    """Weights of Q and K as before any training."""
+    generator = torch.Generator().manual_seed(1)
+    for name in (t for t in tensors if ".q_proj.weight" in t or ".k_proj.weight" in t):
+        values = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = values.to(tensors[name].dtype)
+
+
+def wrong_rows(name: str, heads: int) -> Damage:
+    """Planted in model.safetensors."""
+    return edit_tensors(HF, lambda tensors: other_rows(tensors, heads, name))
+
+
+def alone(repo: Path) -> None:
+    """Leave the consolidated set only, with packed rows of another reader than it says."""
+    reordered(repo)
+    for path in repo.iterdir():
+        if path.name not in (NATIVE, PARAMS, "tekken.json", "README.md"):
+            path.unlink()
+
+
 VALUES = partial(Defect, level="bytes")
 HF_ONLY = partial(VALUES, repo="hf-w4a16")
 

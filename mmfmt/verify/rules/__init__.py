@@ -1,46 +1,12 @@
 """The rules, by family; importing this package registers them."""
 
-from mmfmt.verify.findings import REGISTRY, Rule
-from mmfmt.verify.rules import (
-    attention,
-    configs,
-    defaults,
-    embeddings,
-    files,
-    headers,
-    ignore_lists,
-    indexes,
-    loaders,
-    names,
-    processor,
-    quantization,
-    row_order,
-    sections,
-    tokenizer,
-    tokenizer_files,
-    values,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "attention",
-    "configs",
-    "defaults",
-    "embeddings",
-    "files",
-    "headers",
-    "ignore_lists",
-    "indexes",
-    "loaders",
-    "names",
-    "processor",
-    "quantization",
-    "registered_rules",
-    "row_order",
-    "sections",
-    "tokenizer",
-    "tokenizer_files",
-    "values",
-]
+from mmfmt.verify.findings import REGISTRY, Rule
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
 def registered_rules() -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from mmfmt.checkpoint import Parameter
+from mmfmt.ignore import fused_groups
 from mmfmt.model import Model
 from mmfmt.schemas import table
 from mmfmt.verify.findings import Problem, rule
@@ -124,6 +125,24 @@ def weight_shape_value(subject: Subject) -> Iterator[Problem]:
             if found != expected:
                 message = f"says {found}, expected {expected}"
                 yield Problem(said.shard, said.name, message, "export it again")
+
+
+@rule("MMF709", level="warning", cost="bytes")
+def fused_scales_differ(subject: Subject) -> Iterator[Problem]:
+    """Modules that loaders fuse (q, k, v; gate, up) share the global scales of NVFP4.
+
+    vLLM makes one layer of them and takes the largest: the others lose precision.
+
+    Repair: quantize again with the fused modules calibrated together.
+    """
+    model = _first(subject)
+    for group in fused_groups(model.checkpoint).values():
+        for suffix in (s for s in group[0].parameters if table("suffixes")[s].get("fused")):
+            scales = [m.parameters[suffix] for m in group if suffix in m.parameters]
+            if len({model.weights.read(p.shard, p.entry) for p in scales}) > 1:
+                names = ", ".join(p.name.split(".")[-2] for p in scales)
+                message = f"differs between modules that loaders fuse: {names}"
+                yield Problem(scales[0].shard, scales[0].name, message, "quantize them together")
 
 
 def _first(subject: Subject) -> Model:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 Shares = tuple[tuple[str, int], ...]
 """(scheme, how many modules have it), most first."""
 
-# of a cell's modules: all there; some or all that the config asks for not there; more than it
-# asks for; none asked for
+# of what the config asks for in a cell: all there; modules or parameters missing; all missing; a
+# module that it does not ask for; nothing asked for
 State = Literal["there", "partial", "missing", "unexpected", "none"]
 
 

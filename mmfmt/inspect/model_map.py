@@ -96,7 +96,8 @@ class _Lines:
         # an output head beside tied embeddings is there, but loaders ignore it
         if strange and not place[0].absent:
             return "unexpected"
-        return "partial" if len(found) < self.required[place] else "there"
+        whole = len(found) >= self.required[place] and all(placed.whole for placed in found)
+        return "there" if whole else "partial"
 
 
 def _place(row: Row, slots: Slots) -> Place:

@@ -28,11 +28,12 @@ class Named:
 
 @dataclass(frozen=True)
 class Placed:
-    """A module, how it is stored, and what it takes."""
+    """A module, how it is stored, what it takes, and whether it has all its parameters."""
 
     module: Module
     named: Named
     size: Size
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Survey:
         scheme = self._scheme(module) if module.quantized else None
         named = _named(module, scheme)
         tensors, data = _counted(module, seen, self.model.checkpoint.stacks.keys())
-        return Placed(module, named, Size(tensors, self._parameters(module, scheme), data))
+        size = Size(tensors, self._parameters(module, scheme), data)
+        return Placed(module, named, size, _has_all(module, scheme))
 
     def _scheme(self, module: Module) -> Scheme | None:
         quantization = self.quantization
@@ -107,10 +109,21 @@ class Survey:
 def _named(module: Module, scheme: Scheme | None) -> Named:
     if scheme:
         return Named(scheme.short, scheme.label, scheme.bits)
-    dtypes = "+".join(dict.fromkeys(p.entry.dtype for p in module.parameters.values()))
+    entries = sorted((p.entry for p in module.parameters.values()), key=lambda e: -e.nbytes)
+    dtypes = list(dict.fromkeys(entry.dtype for entry in entries))
     if module.quantized:
-        return Named(f"{dtypes} ?", "quantized, but the config does not say how")
-    return Named(dtypes, "not quantized", quantized=False)
+        return Named(f"{dtypes[0]} ?", "quantized, but the config does not say how")
+    return Named("+".join(dtypes), "not quantized", quantized=False)
+
+
+def _has_all(module: Module, scheme: Scheme | None) -> bool:
+    """Whether no parameter is missing that such a module must have."""
+    if scheme:
+        found = {scheme.canonical(suffix) for suffix in module.parameters}
+        return scheme.parameters.keys() - scheme.possible <= found
+    # nothing is known of other quantized modules, and kv caches have scales only
+    loose = module.quantized or module.row.kind == "attention"
+    return loose or module.parameters.keys() >= set(module.row.suffixes)
 
 
 def _stored_whole(scheme: Scheme | None) -> bool:

@@ -94,7 +94,7 @@ def _odd_legend(layout: LayoutFacts, flags: Flags) -> Iterator[Element]:
     """Entries for what should not be, where there is such."""
     cells = [cell for grid in layout.grids for line in grid.lines for cell in line.cells]
     odd = {cell.state for cell in cells} | ({MIXED} if any(map(_mixed, cells)) else set())
-    words = {MISSING: "missing", "partial": "some missing", "unexpected": "not asked for"}
+    words = {MISSING: "missing", "partial": "incomplete", "unexpected": "not asked for"}
     for state, text in {**words, MIXED: "several schemes"}.items():
         if state in odd:
             yield element("li", _swatch(GLYPHS[state], state), text)

@@ -7,8 +7,8 @@ from mmfmt.inspect.facts import Cell, Line, Shares, Size
 
 MISSING, MIXED = "missing", "mixed"
 _STATES = {
-    "missing": "asked for by the config, and missing",
-    "partial": "some that the config asks for are missing",
+    "missing": "the config asks for it",
+    "partial": "modules or parameters that the config asks for are missing",
     "unexpected": "the config asks for no such module",
     "none": "no such module in this layer",
 }

@@ -96,7 +96,7 @@ def spm(folder: Path) -> None:
 def saved(kind: str, folder: Path) -> None:
     """An HF repo of a tiny model of a model_type, as transformers saves it."""
     save_model(folder, kind, Geometry(vocab=2048), bos_token_id=1, eos_token_id=2)
-    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md")
     for name in (*names, "generation_config.json"):
         shutil.copy(BF16 / name, folder)
 

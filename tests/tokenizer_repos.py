@@ -108,6 +108,7 @@ def hf_set(folder: Path, tokenizer: Path, vision: Mapping[str, Any]) -> Path:
     texts |= generation_config(path)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+    shutil.copy(builders.BF16 / "README.md", folder)
     return folder
 
 
@@ -117,4 +118,5 @@ def sentencepiece(folder: Path) -> Path:
     builders.save_model(folder, "mistral", geometry)
     (folder / "tekken.json").unlink()
     shutil.copy(SENTENCEPIECE, folder / "tokenizer.model.v3")
+    shutil.copy(builders.BF16 / "README.md", folder)
     return folder

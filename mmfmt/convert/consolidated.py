@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.convert.files import companions, replaced, same_folder
+from mmfmt.convert.files import companions, documents, replaced, same_folder
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_file, index_text, json_text, plan_shards
 from mmfmt.convert.tensors import Layout, Transfer
@@ -59,7 +59,10 @@ def plan_consolidated(request: Request) -> Plan:
             *index_text(NATIVE_STEM, shards),
             (PARAMS, json_text(params)),
         ),
-        copies=companions(request.target, [tokenizer, *_found(request)]),
+        copies=companions(
+            request.target,
+            [tokenizer, *_found(request), *documents(request.target, request.source)],
+        ),
         dropped=transfer.dropped,
         warnings=(*_warnings(model), *transfer.warnings),
     )

@@ -1,11 +1,15 @@
 """The files of a plan beside the weights: copied companions, and what gives way."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from mmfmt.convert.plan import Plan
-from mmfmt.repo import WeightSet
+from mmfmt.repo import Repo, WeightSet
 from mmfmt.storage import Folder
+
+# what a repo cannot be published without
+_DOCUMENTS = re.compile(r"README\.md|(LICEN[CS]E|NOTICE)([.-].+)?")
 
 
 def same_folder(one: Path, other: Path) -> bool:
@@ -15,6 +19,12 @@ def same_folder(one: Path, other: Path) -> bool:
     that are: a single model.safetensors needs one too.
     """
     return one.resolve() == other.resolve()
+
+
+def documents(target: Path, repo: Repo) -> list[Path]:
+    """The model card and the licence texts of a repo, those only that the target has not got."""
+    names = [name for name in repo.names if _DOCUMENTS.fullmatch(name)]
+    return [repo.path / name for name in names if not (target / name).exists()]
 
 
 def companions(target: Path, paths: Iterable[Path]) -> tuple[tuple[str, str], ...]:

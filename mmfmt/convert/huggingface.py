@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, to_config
-from mmfmt.convert.files import companions, replaced, same_folder
+from mmfmt.convert.files import companions, documents, replaced, same_folder
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.source import source_reader
@@ -68,7 +68,9 @@ def plan_huggingface(request: Request) -> Plan:
         target=str(request.target),
         shards=shards,
         texts=(*index, *files.items(), (CONFIG, json_text(config))),
-        copies=companions(request.target, _found(request.source)),
+        copies=companions(
+            request.target, [*_found(request.source), *documents(request.target, request.source)]
+        ),
         dropped=transfer.dropped,
         warnings=(*transfer.warnings, *warnings),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmfmt.configs import PARAMS
-from mmfmt.convert.files import companions, replaced
+from mmfmt.convert.files import companions, documents, replaced
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_text, plan_shards
 from mmfmt.convert.source import source_reader
@@ -38,7 +38,10 @@ def plan_reorder(request: Request) -> Plan:
         target=str(request.target),
         shards=shards,
         texts=tuple(index_text(NATIVE_STEM, shards)),
-        copies=companions(request.target, _companions(request.source)),
+        copies=companions(
+            request.target,
+            [*_companions(request.source), *documents(request.target, request.source)],
+        ),
     )
     return replace(plan, replaces=replaced(plan, NATIVE_STEM))
 

@@ -1,6 +1,6 @@
 """Defects to plant, one list for each family of rules; `python -m tests.defects` tries them all."""
 
-from tests.defects import configs, files, loaders, names, quantization, tokenizer, values
+from tests.defects import configs, files, hygiene, loaders, names, quantization, tokenizer, values
 from tests.defects.defect import Defect
 
 DEFECTS: tuple[Defect, ...] = (
@@ -11,4 +11,5 @@ DEFECTS: tuple[Defect, ...] = (
     *tokenizer.DEFECTS,
     *loaders.DEFECTS,
     *values.DEFECTS,
+    *hygiene.DEFECTS,
 )

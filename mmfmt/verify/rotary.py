@@ -1,6 +1,6 @@
 """Rotary modules judged by the row order of their weights, kind by kind over all layers."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mmfmt.arrays import Array
@@ -36,11 +36,10 @@ class Judged:
         return f"scores of {self.found.heads} heads: Hugging Face's {hf}, Mistral's {native}"
 
 
-def judged(models: Iterable[Model], advance: Advance) -> Iterator[Judged]:
-    """Every kind of rotary module of every layout; reads the weights of Q and K."""
-    for model in models:
-        for (_, expected), modules in _groups(model).items():
-            yield Judged(tuple(modules), expected, _order(model, modules, advance))
+def judged(model: Model, advance: Advance) -> Iterator[Judged]:
+    """Every kind of rotary module of a layout; reads the weights of Q and K."""
+    for (_, expected), modules in _groups(model).items():
+        yield Judged(tuple(modules), expected, _order(model, modules, advance))
 
 
 def _order(model: Model, modules: list[Module], advance: Advance) -> RowOrder:

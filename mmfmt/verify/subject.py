@@ -70,5 +70,8 @@ class Subject:
 
     @cached_property
     def row_orders(self) -> tuple[Judged, ...]:
-        """The row order of every kind of rotary module, from its weights."""
-        return tuple(judged(self.models, self.advance))
+        """The row order of every kind of rotary module of the first layout, from its weights.
+
+        Of two layouts, the other holds the same rows (MMF702).
+        """
+        return tuple(judged(self.models[0], self.advance))

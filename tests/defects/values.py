@@ -75,6 +75,13 @@ def alone(repo: Path) -> None:
             path.unlink()
 
 
+def other_global_scale(repo: Path) -> None:
+    """Halve the global scale of one Q, in both layouts."""
+    name = f"{LAYER}.self_attn.q_proj.weight_global_scale"
+    edit_tensors(HF, lambda tensors: tensors[name].mul_(0.5))(repo)
+    convert(repo, "--force")
+
+
 VALUES = partial(Defect, level="bytes")
 HF_ONLY = partial(VALUES, repo="hf-w4a16")
 
@@ -97,4 +104,10 @@ DEFECTS: list[Defect] = [
     HF_ONLY(
         "MMF706", "shape", change(HF, f"{LAYER}.mlp.up_proj.weight_shape", (0,), 7), seen="P04"
     ),
+    HF_ONLY("MMF707", "packed Q", wrong_rows("self_attn.q_proj", 8), seen="rows of one layout"),
+    HF_ONLY("MMF707", "vision K", wrong_rows("attention.k_proj", 4), seen="R06"),
+    VALUES("MMF707", "packed rows, consolidated only", alone, seen="wq/wk rows"),
+    VALUES("MMF707", "BF16 K", wrong_rows("self_attn.k_proj", 2), repo="hf-bf16", seen="R02"),
+    VALUES("MMF708", "random weights", edit_tensors(HF, random_rows), repo="hf-bf16"),
+    VALUES("MMF709", "one scale of three", other_global_scale, repo="nvfp4", seen="P08"),
 ]

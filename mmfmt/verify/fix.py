@@ -48,8 +48,9 @@ def _change(repo: Repo, file: str, edits: list[Edit]) -> Change:
     before = ""
     if repo.has(file):
         content = repo.storage.read(file)
-        parse_json(file, content)
-        before = content.decode()
+        if all(edit.keys for edit in edits):  # what is written anew may have been broken
+            parse_json(file, content)
+        before = content.decode(errors="replace")
     after = before
     for edit in _in_order(file, edits):
         try:

@@ -30,6 +30,7 @@ def quantized(folder: Path, quantize: Quantize, section: dict[str, Any]) -> None
             tensors.update({f"{module}.{s}": t.contiguous().clone() for s, t in found.items()})
 
     shutil.copytree(BF16, folder)
+    shutil.copy(builders.W4A16 / "README.md", folder)
     both(edit_tensors(HF, edit), set_field(CONFIG, "quantization_config", section))(folder)
 
 
@@ -95,3 +96,10 @@ def modelopt(folder: Path) -> None:
     quantized(folder, quantize, {"quant_method": "modelopt", **said, "ignore": ignored})
     body = {"producer": {"name": "modelopt"}, "quantization": {**said, "exclude_modules": ignored}}
     (folder / MODELOPT).write_text(json.dumps(body))
+
+
+def text_only(folder: Path) -> None:
+    """A text model already saved here, in four bits."""
+    how = builders.scheme("pack-quantized", 4)
+    shutil.copy(builders.W4A16 / "README.md", folder)
+    builders.quantize_repo(folder, how, ["lm_head"])

@@ -101,6 +101,12 @@ def saved(kind: str, folder: Path) -> None:
         shutil.copy(BF16 / name, folder)
 
 
+def text_only(folder: Path) -> None:
+    """A quantized text model, HF layout."""
+    saved("mistral", folder)
+    quantized_repos.text_only(folder)
+
+
 REPOS: Mapping[str, Callable[[Path], object]] = {
     "dual": dual,
     "sharded": sharded,
@@ -116,6 +122,8 @@ REPOS: Mapping[str, Callable[[Path], object]] = {
     "fp8": partial(in_both, quantized_repos.fp8),
     "awq": partial(in_both, quantized_repos.awq),
     "hf-modelopt": quantized_repos.modelopt,
+    "hf-block": quantized_repos.block,
+    "hf-text": text_only,
     "hf-w4a16": lambda folder: shutil.copytree(W4A16, folder),
     "mistral": partial(saved, "mistral"),
     "mixtral": partial(saved, "mixtral"),

@@ -179,23 +179,27 @@ def ignore_entry_without_effect(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         if model.quantization:
             lists = _lists(model, model.quantization)
-            key, said = listed([each.key for each in lists], model.quantization.body)
-            entries = said or []
-            names = _Names(model, lists)
-            living = [entry for entry in dict.fromkeys(entries) if names.have(entry)]
-            file, keys = place_in_section(model, key)
-            wrong = any(any(_differences(model, model.quantization, each)) for each in lists)
-            # a list that is wrong as well is made anew
-            edits = () if wrong else (Edit(file, keys, living),)
-            for entry, count in Counter(entries).items():
-                if fault := _fault(entry, count, entry in living):
-                    yield Problem(file, ".".join(keys), fault, "remove it", edits)
+            # a list that is wrong as well is another rule's, which makes it anew
+            if not any(any(_differences(model, model.quantization, each)) for each in lists):
+                yield from _idle_entries(model, model.quantization, lists)
 
 
-def _fault(entry: str, count: int, living: bool) -> str:
-    if not living:
-        return f"{entry!r} means no module that its readers would quantize, nor an unquantized one"
-    return f"{entry!r} stands there {count} times" if count > 1 else ""
+def _idle_entries(
+    model: Model, quantization: Quantization, lists: list[IgnoreList]
+) -> Iterator[Problem]:
+    key, entries = listed([each.key for each in lists], quantization.body)
+    names = _Names(model, lists)
+    living = [entry for entry in dict.fromkeys(entries or ()) if names.have(entry)]
+    readers = " or ".join(each.reader.label for each in lists)
+    file, keys = place_in_section(model, key)
+    edits = (Edit(file, keys, living),)
+    for entry, count in Counter(entries).items():
+        if entry not in living:
+            message = f"{entry!r} has no effect: it means no module for {readers}"
+            yield Problem(file, ".".join(keys), message, "remove it", edits)
+        elif count > 1:
+            message = f"{entry!r} stands there {count} times"
+            yield Problem(file, ".".join(keys), message, "remove the others", edits)
 
 
 class _Names:

@@ -38,9 +38,10 @@ def check_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--level",
-            type=click.Choice(["header", "bytes"]),
-            help="Look at headers and JSON files, or at every byte of the weights as well, at "
-            "the speed of the disk.  [default: header]",
+            type=click.Choice(["header", "loaders", "bytes"]),
+            help="What to look at: headers and JSON files; what the loaders of tokenizers and "
+            "processors make of the repo, too (seconds; without transformers they are skipped); "
+            "every byte of the weights, too, at the speed of the disk.  [default: loaders]",
         ),
         click.option(
             "--ignore", metavar="RULES", multiple=True, callback=_split, help="Leave these out."
@@ -70,7 +71,7 @@ def judge_repo(repo: Repo, options: "Options", quiet: bool) -> "Verdict":
     from mmfmt.verify.gate import judge
 
     console = console_for(stderr=True, quiet=quiet)
-    if options.level == "header" or not console.is_terminal:
+    if options.level != "bytes" or not console.is_terminal:
         return judge(repo, options)
     with _progress(console) as advance:
         return judge(repo, options, advance)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mmfmt.errors import MmfmtError
 from mmfmt.repo import Repo
 from mmfmt.schemas import validate
-from mmfmt.verify.findings import Finding, Rule
+from mmfmt.verify.findings import Cost, Finding, Rule
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.run import rules_of
 
@@ -36,7 +36,7 @@ class Options:
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    level: Literal["header", "bytes"] = "header"
+    level: Cost = "loaders"
     fail_on: Literal["error", "warning"] = "error"
     strict: bool = False
     expected: tuple[Expected, ...] = ()
@@ -53,7 +53,7 @@ class Options:
         at_level = {rule.id for rule in rules_of(self.level)}
         rules = tuple(rule for rule in wanted if rule.id in at_level)
         if not rules:
-            fix = "add --level bytes" if wanted else "select more or ignore less"
+            fix = f"add --level {wanted[0].cost}" if wanted else "select more or ignore less"
             raise MmfmtError("--select and --ignore", "leave no rule to run", fix)
         return rules
 
@@ -146,3 +146,5 @@ def _notices(file: str, stated: Mapping[str, Any]) -> Iterable[str]:
         if stated.get(key):
             rules = verb.format(", ".join(stated[key]))
             yield f"{file} in the repo {rules} (--isolated leaves it unread)"
+    if stated.get("level") == "header":
+        yield f"{file} in the repo keeps loaders from running (--level loaders runs them)"

@@ -6,6 +6,7 @@ from typing import get_args
 
 from mmfmt.errors import MissingPackageError, MmfmtError
 from mmfmt.repo import Advance, Repo
+from mmfmt.verify.consumers import Choice, choices
 from mmfmt.verify.findings import Cost, Finding, Rule
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
@@ -28,6 +29,7 @@ class Report:
     repo: str
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
+    consumers: tuple[Choice, ...] = ()
 
     def count(self, level: str) -> int:
         return sum(finding.level == level for finding in self.findings)
@@ -57,7 +59,8 @@ def verify(
         _ = repo.path  # whole weights are read from this disk only
     for rule in chosen:
         _run(rule, subject, findings, skipped)
-    return Report(repo.storage.label, tuple(findings), tuple(skipped))
+    consumers = choices(repo, subject.probed)
+    return Report(repo.storage.label, tuple(findings), tuple(skipped), consumers)
 
 
 def rules_of(level: str) -> list[Rule]:

@@ -32,6 +32,7 @@ def _body(verdict: Verdict) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in report.findings],
         "expected": expected,
         "skipped": [asdict(skipped) for skipped in report.skipped],
+        "consumers": [asdict(choice) for choice in report.consumers],
     }
 
 

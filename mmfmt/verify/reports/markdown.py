@@ -32,6 +32,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield ""
     if len(groups) > _ROWS:
         yield from (f"... and {len(groups) - _ROWS} more", "")
+    yield from _consumers(verdict)
     yield from (f"- {line}" for line in _remarks(verdict))
 
 
@@ -41,6 +42,16 @@ def _row(group: Group) -> str:
     text = group.text.removeprefix(f"{group.location}: ")
     rule = f"{first.rule} {first.name}"
     return f"| {first.level} | {rule} | {place}{_escaped(text)} | {_escaped(group.fix)} |"
+
+
+def _consumers(verdict: Verdict) -> Iterator[str]:
+    if verdict.report.consumers:
+        yield from ("| who reads | tokenizer | class | weights | |", "|-|-|-|-|-|")
+    for choice in verdict.report.consumers:
+        cells = (choice.tokenizer, choice.model, choice.weights)
+        taken = " | ".join(code(printable(cell)) if cell else "" for cell in cells)
+        yield f"| {code(choice.consumer)} | {taken} | {_escaped(printable(choice.note))} |"
+    yield ""
 
 
 def _remarks(verdict: Verdict) -> Iterator[str]:

@@ -24,7 +24,7 @@ def write(verdict: Verdict, console: Console) -> None:
         for _, of_rule in groupby(of_file, key=lambda group: group.first.rule):
             for line in _lines(list(of_rule)):
                 console.print(line)
-    for line in _remarks(verdict):
+    for line in (*_consumers(verdict), *_remarks(verdict)):
         console.print(line)
     console.print(verdict_line(verdict))
 
@@ -48,6 +48,17 @@ def _line(group: Group) -> Text:
 def _place(group: Group) -> Iterator[str | tuple[str, str]]:
     place, _, rest = group.text.partition(f"{group.location}: ")
     return iter([place, (f"{group.location}: ", "cyan"), rest] if group.location else [group.text])
+
+
+def _consumers(verdict: Verdict) -> Iterator[Text]:
+    """Who reads what: a line for each consumer's tokenizer, class and weights, one for a note."""
+    if verdict.report.consumers:
+        yield Text("who reads what", "bold")
+    for choice in verdict.report.consumers:
+        taken = filter(None, (choice.tokenizer, choice.model, choice.weights))
+        yield Text.assemble("  ", (f"{choice.consumer}: ", "cyan"), printable(", ".join(taken)))
+        if choice.note:
+            yield Text(f"    {printable(choice.note)}", "yellow")
 
 
 def _remarks(verdict: Verdict) -> Iterator[Text]:

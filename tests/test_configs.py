@@ -353,6 +353,15 @@ def test_layer_types(types: list[str], expected: Any) -> None:
         assert [found[layer % len(found)] for layer in range(8)] == said
 
 
+@pytest.mark.parametrize("whole", ["float32", ...])
+def test_dtype_of_the_whole_goes_first(whole: Any) -> None:
+    """As transformers has it; AutoRound casts a model and leaves text_config's as it was."""
+    body = multimodal_config(dtype=whole, text__dtype="bfloat16")
+    config = in_transformers(body)
+    said = config.dtype or config.text_config.dtype
+    assert convert(body)["dtype"] == str(said).removeprefix("torch.")
+
+
 def test_unknown_layer_types() -> None:
     """Attention of another kind has no word in params.json."""
     body = text_config(sliding_window=9, layer_types=[SLIDING, "chunked_attention"])
@@ -423,7 +432,6 @@ def test_null_is_absent(key: str) -> None:
         ({"image_token_id": 11}, "contradicts itself: image_token_index = 10, image_token_id"),
         ({"vocab_size": 63}, "contradicts itself: text_config.vocab_size = 64, vocab_size = 63"),
         ({"text__rope_theta": 5.0}, "contradicts itself: text_config.rope_theta = 5.0"),
-        ({"dtype": "float16", "text__dtype": "bfloat16"}, "contradicts itself: dtype = 'float16'"),
         ({"audio_config": {"hidden_size": 8}}, "audio_config.hidden_size: no field"),
         (
             {"model_type": "mistral_large4"},

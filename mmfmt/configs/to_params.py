@@ -95,6 +95,8 @@ def _value(row: Field, config: HfConfig, has_output: bool) -> Any:
 
 def _stated(row: Field, config: HfConfig) -> Any:
     value = config.first(row["hf"])
+    if value is None:
+        value = config.first(row.get("fallback", []))
     if value is None and not any(map(config.states, row["hf"])):
         value = by_kind(row.get("defaults", {}), config.kinds)
     return value
@@ -179,7 +181,7 @@ def _check_vision_heads(config: HfConfig) -> None:
 def _check_unknown(config: HfConfig) -> None:
     known = set(table("fields")["hf_only"]["paths"])
     for row in rows_of(config.kinds):
-        known |= {*row.get("hf", ()), *row.get("reads", ())}
+        known |= {*row.get("hf", ()), *row.get("fallback", ()), *row.get("reads", ())}
     known |= {rule["hf"] for rule in rows_of(config.kinds, "assumed")}
     if not config.multimodal:
         known = {text_path(path) for path in known}

@@ -40,7 +40,7 @@ class Module:
     name: str
     parameters: Mapping[str, Parameter]
 
-    @property
+    @cached_property
     def quantized(self) -> bool:
         """Whether any parameter is one that only a quantized module has."""
         suffixes = table("suffixes")

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from math import prod
 from typing import Any
 
 from mmfmt.errors import MmfmtError
 from mmfmt.schemas import table
-
-# of one module in a model: the largest known have some 25,000 experts over all layers
-MAX_INSTANCES = 250_000
 
 Slots = tuple[tuple[str, int], ...]
 Symbols = Mapping[str, Any]
@@ -22,16 +19,19 @@ def evaluate(expression: str, symbols: Symbols) -> int:
 
     Raises MmfmtError if a symbol has no value.
     """
-    return sum(_quotient(term, symbols) for term in expression.split("+"))
+    return sum(_quotient(parts, symbols) for parts in _parsed(expression))
 
 
-def _quotient(expression: str, symbols: Symbols) -> int:
-    above, *below = (_product(part, symbols) for part in expression.split("/"))
+@cache
+def _parsed(expression: str) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """Terms, each of factors above and below the fraction line."""
+    terms = (term.split("/") for term in expression.split("+"))
+    return tuple(tuple(tuple(part.split("*")) for part in parts) for parts in terms)
+
+
+def _quotient(parts: tuple[tuple[str, ...], ...], symbols: Symbols) -> int:
+    above, *below = (prod(_value(factor, symbols) for factor in part) for part in parts)
     return -(-above // prod(below))
-
-
-def _product(expression: str, symbols: Symbols) -> int:
-    return prod(_value(term, symbols) for term in expression.split("*"))
 
 
 def _value(term: str, symbols: Symbols) -> int:
@@ -96,13 +96,21 @@ class Row:
 
     def instances(self, symbols: Symbols) -> Iterator[Slots]:
         """The slot values of every instance of the module in a model."""
-        used = [(slot, field) for slot, field in self.slots if f"{{{slot}}}" in self.native]
-        ranges = [self._range(slot, evaluate(field, symbols), symbols) for slot, field in used]
-        if prod(map(len, ranges)) > MAX_INSTANCES:
-            fields = " and ".join(field for _, field in used)
-            raise MmfmtError("params", f"{fields} are too many for any model", "mend the config")
-        for values in product(*ranges):
-            yield tuple(zip((slot for slot, _ in used), values, strict=True))
+        slots = [slot for slot, _ in self._used_slots]
+        for values in product(*self._ranges(symbols)):
+            yield tuple(zip(slots, values, strict=True))
+
+    def count(self, symbols: Symbols) -> int:
+        """How many instances there are; a hostile config may ask for any number."""
+        return prod(max(numbers.stop - numbers.start, 0) for numbers in self._ranges(symbols))
+
+    @cached_property
+    def _used_slots(self) -> list[tuple[str, str]]:
+        return [(slot, field) for slot, field in self.slots if f"{{{slot}}}" in self.native]
+
+    def _ranges(self, symbols: Symbols) -> list[range]:
+        used = self._used_slots
+        return [self._range(slot, evaluate(field, symbols), symbols) for slot, field in used]
 
     def _range(self, slot: str, count: int, symbols: Symbols) -> range:
         if slot != "layer":

@@ -6,7 +6,6 @@ Everything is computed on first use and raises MmfmtError where it cannot be.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from mmfmt.checkpoint import (
@@ -20,6 +19,7 @@ from mmfmt.checkpoint import (
 from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, stated_fields, to_params
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Row, Slots, Symbols, evaluate, families, flatten
+from mmfmt.lazy import settled
 from mmfmt.quantization import Quantization, Scheme, module_faults, parse_quantization
 from mmfmt.repo import Repo, WeightSet
 from mmfmt.schemas import table, validate
@@ -28,6 +28,9 @@ from mmfmt.schemas import table, validate
 MODELOPT = "hf_quant_config.json"
 
 _TORCH_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+# modules that a config may describe beside those that are there: none is listed of more
+_MANY = 2_000
 
 Key = tuple[Row, Slots]
 Faults = Iterator[tuple[str, str]]
@@ -47,22 +50,22 @@ class Model:
         """Whether this is the consolidated layout."""
         return self.config_file == PARAMS
 
-    @cached_property
+    @settled
     def checkpoint(self) -> Checkpoint:
         return open_checkpoint(self.weights)
 
-    @cached_property
+    @settled
     def body(self) -> dict[str, Any]:
         """The config file, checked against its schema."""
         body = self.repo.json(self.config_file)
         validate(body, self.config_file.removesuffix(".json"), self.config_file)
         return body
 
-    @cached_property
+    @settled
     def hf_config(self) -> HfConfig:
         return open_config(self.body)
 
-    @cached_property
+    @settled
     def params(self) -> Mapping[str, Any]:
         """The fields of params.json, as found or as the HF config says them.
 
@@ -72,7 +75,7 @@ class Model:
             return self.body
         return to_params(self.hf_config, self.checkpoint.has("output"))
 
-    @cached_property
+    @settled
     def symbols(self) -> Symbols:
         """What the config file says, by path in params.json, with what only the tensors say."""
         if self.native:
@@ -101,6 +104,13 @@ class Model:
                     if rows and rows % heads == 0:
                         yield rows // heads
 
+    @settled
+    def expected(self) -> Mapping[Key, None]:
+        """The modules that the config describes, in table order; MmfmtError for far too many."""
+        for place, fault in size_faults(self):
+            raise MmfmtError(place, fault, "mend the config")
+        return dict.fromkeys(expected_modules(self.checkpoint.naming, self.symbols))
+
     @property
     def quantization_key(self) -> str:
         """Where the config file says how the model is quantized."""
@@ -108,7 +118,7 @@ class Model:
             return "quantization_config"
         return "quantization"
 
-    @cached_property
+    @settled
     def quantization(self) -> Quantization | None:
         """What the config file says of quantization; None where it says nothing."""
         section, place = self.body.get(self.quantization_key), self.config_file
@@ -122,7 +132,7 @@ class Model:
         """The scheme that the config gives a linear module, ignore list aside."""
         return self.quantization.scheme_of(module) if self.quantization else None
 
-    @cached_property
+    @settled
     def _schemes(self) -> Mapping[Key, Scheme | None]:
         modules = self.checkpoint.modules.items()
         return {key: self.scheme(module) for key, module in modules if module.quantized}
@@ -196,6 +206,18 @@ def family_faults(model: Model) -> Faults:
         yield model.config_file, problem
 
 
+def size_faults(model: Model) -> Faults:
+    """Whether the config describes so many modules that these weights cannot be the model's.
+
+    They are counted, not listed: a hostile config may ask for any number.
+    """
+    naming, found = model.checkpoint.naming, len(model.checkpoint.modules)
+    rows = (row for row in naming.family.rows if naming.has(row) and row.expected(model.symbols))
+    described = sum(row.count(model.symbols) for row in rows)
+    if described > _MANY + 4 * found:
+        yield model.config_file, f"describes {described} modules, but the weights hold {found}"
+
+
 def presence_faults(model: Model) -> Faults:
     """Modules that the config asks for and the weights lack, and the other way round."""
     for row, slots in missing_modules(model):
@@ -206,20 +228,15 @@ def presence_faults(model: Model) -> Faults:
 
 def missing_modules(model: Model) -> list[Key]:
     """Modules that the config asks for and the weights lack."""
-    required = {key for key in _expected(model) if key[0].required}
-    return sorted(required - model.checkpoint.modules.keys(), key=repr)
+    found = model.checkpoint.modules
+    return [key for key in model.expected if key[0].required and key not in found]
 
 
 def superfluous_modules(model: Model) -> Iterator[Module]:
     """Modules that the config does not describe, but an output head beside tied embeddings."""
-    expected = set(_expected(model))
     for key, module in model.checkpoint.modules.items():
-        if key not in expected and not key[0].absent:
+        if key not in model.expected and not key[0].absent:
             yield module
-
-
-def _expected(model: Model) -> Iterator[Key]:
-    return expected_modules(model.checkpoint.naming, model.symbols)
 
 
 def kv_cache_faults(model: Model) -> Faults:
@@ -228,7 +245,7 @@ def kv_cache_faults(model: Model) -> Faults:
     if not scheme or scheme.get("dynamic"):
         return
     naming, found = model.checkpoint.naming, model.checkpoint.modules
-    for row, slots in expected_modules(naming, model.symbols):
+    for row, slots in model.expected:
         held = found[row, slots].parameters if (row, slots) in found else {}
         missing = {"k_scale", "v_scale"} - held.keys() if row.kind == "attention" else ()
         for suffix in sorted(missing):
@@ -256,4 +273,11 @@ def head_dim_faults(model: Model) -> Faults:
         yield f"{model.config_file}: {model.hf_config.place('text.head_dim')}", problem
 
 
-_FAULTS = (family_faults, head_dim_faults, presence_faults, parameter_faults, kv_cache_faults)
+_FAULTS = (
+    family_faults,
+    size_faults,
+    head_dim_faults,
+    presence_faults,
+    parameter_faults,
+    kv_cache_faults,
+)

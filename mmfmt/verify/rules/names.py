@@ -3,9 +3,15 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from mmfmt.checkpoint import Module, expected_modules
+from mmfmt.checkpoint import Module
 from mmfmt.checkpoint import unknown_tensor as unknown
-from mmfmt.model import Model, family_faults, missing_modules, superfluous_modules
+from mmfmt.model import (
+    Model,
+    family_faults,
+    missing_modules,
+    size_faults,
+    superfluous_modules,
+)
 from mmfmt.quantization import module_faults
 from mmfmt.verify.findings import Problem, rule, some
 from mmfmt.verify.misnamed import misnamed, misplaced
@@ -45,7 +51,7 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         naming, elsewhere = model.checkpoint.naming, misplaced(model.checkpoint)
         fix = f"export again or mend {model.config_file}"
-        if strangers := list(family_faults(model)):
+        if strangers := [*family_faults(model), *size_faults(model)]:
             yield from (Problem(place, "", fault, fix) for place, fault in strangers)
             continue  # another family's modules are all missing, which says no more
         for row, slots in missing_modules(model):
@@ -140,8 +146,7 @@ def _alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def _expected(model: Model) -> list[Module]:
-    expected = set(expected_modules(model.checkpoint.naming, model.symbols))
-    return [module for key, module in model.checkpoint.modules.items() if key in expected]
+    return [m for key, m in model.checkpoint.modules.items() if key in model.expected]
 
 
 def _shard_of(model: Model, name: str) -> str:

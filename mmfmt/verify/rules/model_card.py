@@ -16,7 +16,7 @@ _MAX_CHARACTERS = 1 << 14
 _MAX_BYTES = 1 << 17
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """Safe, and without merges, which can grow without bounds."""
 
     def flatten_mapping(self, node: Any) -> None:

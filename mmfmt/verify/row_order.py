@@ -2,8 +2,8 @@
 
 Rotary positions turn the two rows of a pair by one frequency, which falls from pair to pair.
 What a head has learnt to do with a frequency shows in the norms of the rows that it turns:
-rows of like frequency have like norms, those of one pair above all. So the order in which they
-have is the order of the rows. Weights that were never trained have no such order.
+rows of like frequency have like norms, those of one pair above all. Read in the wrong order,
+rows of unlike frequency stand side by side; weights that were never trained fit neither order.
 
 The measure is HSIC (Gretton et al., 2005) between the frequencies of a head's rows and the
 ranks of their norms, with all heads stacked as the coordinates of a row; ranks, for a few huge
@@ -25,7 +25,7 @@ from mmfmt.convert.steps import Order, Reorder
 
 Verdict = Order | Literal["undetermined"]
 
-# a standard normal score reaches it three times in a million
+# a standard normal score passes it three times in a million
 THRESHOLD = 4.5
 # of the better score, what the other may have: a smooth profile is not all noise in the other
 # order, and one that repeats itself may be nearly as smooth
@@ -40,7 +40,7 @@ HEAD_DIMS = range(16, 1025)
 class RowOrder:
     """How well the row norms of `heads` heads fit either order, as standard normal scores.
 
-    Random weights score below 3 in 999 of 1000 cases, whatever their distribution.
+    Random weights pass 3 in one case of 600, whatever their distribution.
     """
 
     hf: float

@@ -27,9 +27,9 @@ def surprising_default(subject: Subject) -> Iterator[Problem]:
     """
     if subject.dual or not (config := _config(subject)):
         return
-    for row in rows_of(config.kinds, "assumed"):
-        value = config.get(row["hf"], row.get("absent"))
-        if row.get("absent") not in row["values"] and value not in row["values"]:
+    for row in (row for row in rows_of(config.kinds, "assumed") if "absent" in row):
+        value = config.get(row["hf"], row["absent"])
+        if row["absent"] not in row["values"] and value not in row["values"]:
             wanted = " or ".join(map(repr, row["values"]))
             message = f"{_stated(config, row['hf'])}{value!r}; every published model has {wanted}"
             yield Problem(CONFIG, config.place(row["hf"]), message, f"write {wanted}")

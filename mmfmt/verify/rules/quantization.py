@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
+from mmfmt.entries import by_name
 from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
 from mmfmt.model import Model, kv_cache_faults
 from mmfmt.quantization import (
@@ -77,10 +78,20 @@ def _undeclared(model: Model) -> Iterator[tuple[str, str]]:
         return
     if not quantized and model.quantization.schemes:
         yield "is there, but no tensor is quantized", "remove it"
-    linear = [module for module in quantized if module.row.kind in LINEAR_KINDS]
-    if bare := [module for module in linear if not model.scheme(module)]:
+    if bare := [module for module in quantized if _untargeted(model, module)]:
         more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
         yield f"no config group targets {bare[0].name}{more}, though quantized", "add the group"
+
+
+def _untargeted(model: Model, module: Module) -> bool:
+    """Whether no config group means a module; the class Linear means no embeddings."""
+    if module.row.kind in LINEAR_KINDS:
+        return not model.scheme(module)
+    section = model.quantization
+    if module.row.kind != "embedding" or not section or section.method != CT:
+        return False
+    meant = by_name([target for scheme in section.schemes for target in scheme.targets])
+    return not any(map(meant, [*section.known_names(module), "Embedding"]))
 
 
 @rule("MMF403")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from regex import Pattern
 
 REGEX = "re:"
+# of every linear module
+CLASSES = frozenset({"Linear", "Module"})
 # CPU seconds for one name: patterns come from files, and may be made to take for ever
 _PATIENCE = 0.01
 
@@ -62,9 +64,9 @@ def by_exact_name(entries: Iterable[str]) -> Test:
 
 
 def by_class(entries: Iterable[str]) -> Test:
-    """As `by_name`, and `Linear` means every linear module (compressed-tensors in transformers)."""
+    """As `by_name`, and some classes mean every module (compressed-tensors in transformers)."""
     listed = list(entries)
-    return (lambda name: True) if "Linear" in listed else by_name(listed)
+    return by_name(listed) if CLASSES.isdisjoint(listed) else lambda name: True
 
 
 def by_part(entries: Iterable[str]) -> Test:

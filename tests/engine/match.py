@@ -43,25 +43,25 @@ def left(case: dict[str, Any]) -> list[str]:
 def make(method: str, entries: list[str]) -> Any:
     """vLLM's config object of a method, with a list."""
     if method == "compressed-tensors":
-        body = {"config_groups": {}, "format": "pack-quantized", "ignore": entries}
-        return CompressedTensorsConfig.from_config(body)
+        found = {"config_groups": {}, "format": "pack-quantized"}
+        return CompressedTensorsConfig.from_config({**found, "ignore": entries})
     if method == "fp8":
         return Fp8Config(True, "static", entries)
     if method == "awq":
         return AutoAWQConfig(4, 32, True, False, entries)
-    body = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "ignore": entries}
-    return ModelOptNvFp4Config.from_config(body)
+    scheme = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    return ModelOptNvFp4Config.from_config({**scheme, "ignore": entries})
 
 
 def ignored(method: str, config: Any, name: str) -> bool:
     """Whether a config leaves a module unquantized."""
     if method == "compressed-tensors":
-        return should_ignore_layer(name, config.ignore)
+        return bool(should_ignore_layer(name, config.ignore))
     if method == "fp8":
-        return is_layer_skipped(name, config.ignored_layers)
+        return bool(is_layer_skipped(name, config.ignored_layers))
     if method == "awq":
         listed = config.modules_to_not_convert
-        return is_layer_skipped(name, listed, match_mode="substring")
+        return bool(is_layer_skipped(name, listed, match_mode="substring"))
     # get_quant_method leaves out the towers of old exports, whatever the list
     return config.is_layer_excluded(name) or "vision_tower" in name or "vision_model" in name
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mmfmt.checkpoint import Module
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.entries import MATCHERS, REGEX, by_name
+from mmfmt.entries import CLASSES, MATCHERS, REGEX, by_name
 from mmfmt.ignore import (
     IgnoreList,
     IgnoreReader,
@@ -21,7 +21,7 @@ from mmfmt.layout import Family, Row
 from mmfmt.model import Model
 from mmfmt.naming import Naming, hf_namings, naming, native
 from mmfmt.quantization import CT, Quantization
-from mmfmt.quantization.targets import CLASS, Targets
+from mmfmt.quantization.targets import Targets
 from mmfmt.verify.findings import Edit, Problem, rule, some
 from mmfmt.verify.modules import quantized_modules
 from mmfmt.verify.sections import compressed_section, place_in_section
@@ -214,7 +214,7 @@ class _Names:
 
     def have(self, entry: str) -> bool:
         """Whether a reader takes the entry for a module, or it names an unquantized one."""
-        plain = not entry.startswith(REGEX) and entry != CLASS
+        plain = not entry.startswith(REGEX) and entry not in CLASSES
         for found, names in self._read:
             spelled, known = found.spelled(entry), self._known
             if spelled in names or entry in known:

@@ -146,9 +146,13 @@ DEFECTS: list[Defect] = [
     Defect("MMF420", "prefix", ignore_too(CONFIG, "model.vision_tower")),
     Defect("MMF420", "class", ignore_too(CONFIG, "PixtralVisionModel")),
     Defect("MMF420", "native name", ignore_too(PARAMS, "layers.0.attention.wq")),
-    Defect("MMF420", "twice", ignore_too(CONFIG, "lm_head")),
+    Defect("MMF420", "twice", ignore_too(CONFIG, "lm_head"), seen="Ministral-3 duplicates"),
     Defect(
-        "MMF420", "vision in a text model", ignore_too(CONFIG, "re:.*vision_tower.*"), "hf-text"
+        "MMF420",
+        "vision in a text model",
+        ignore_too(CONFIG, "re:.*vision_tower.*"),
+        "hf-text",
+        seen="Devstral-2 vision",
     ),
     Defect(
         "MMF420",

@@ -87,27 +87,23 @@ HF_ONLY = partial(VALUES, repo="hf-w4a16")
 
 DEFECTS: list[Defect] = [
     Defect("MMF701", "base model beside", base_model_beside),
-    VALUES("MMF702", "one value", change(NATIVE, "norm.weight", (0,), 1.5), seen="V02"),
+    VALUES("MMF702", "one value", change(NATIVE, "norm.weight", (0,), 1.5)),
     VALUES(
         "MMF702",
         "two rows",
         edit_tensors(NATIVE, lambda t: shuffle_rows(t, f"{WQ}.weight_packed")),
         seen="V03",
     ),
-    VALUES("MMF702", "rows of another reader", reordered, seen="R01"),
+    VALUES("MMF702", "rows of another reader", reordered),
     HF_ONLY("MMF703", "NaN", change(HF, f"{LAYER}.input_layernorm.weight", (3,), torch.nan)),
     HF_ONLY("MMF703", "scale", change(HF, f"{LAYER}.mlp.up_proj.weight_scale", (3, 0), torch.inf)),
-    HF_ONLY(
-        "MMF704", "zero", change(HF, f"{LAYER}.mlp.up_proj.weight_scale", (3, 0), 0), seen="V04"
-    ),
-    HF_ONLY("MMF705", "zeros", fill(HF, f"{LAYER}.mlp.up_proj.weight_packed", 0), seen="V07"),
-    HF_ONLY(
-        "MMF706", "shape", change(HF, f"{LAYER}.mlp.up_proj.weight_shape", (0,), 7), seen="P04"
-    ),
+    HF_ONLY("MMF704", "zero", change(HF, f"{LAYER}.mlp.up_proj.weight_scale", (3, 0), 0)),
+    HF_ONLY("MMF705", "zeros", fill(HF, f"{LAYER}.mlp.up_proj.weight_packed", 0)),
+    HF_ONLY("MMF706", "shape", change(HF, f"{LAYER}.mlp.up_proj.weight_shape", (0,), 7)),
     HF_ONLY("MMF707", "packed Q", wrong_rows("self_attn.q_proj", 8), seen="rows of one layout"),
-    HF_ONLY("MMF707", "vision K", wrong_rows("attention.k_proj", 4), seen="R06"),
+    HF_ONLY("MMF707", "vision K", wrong_rows("attention.k_proj", 4)),
     VALUES("MMF707", "packed rows, consolidated only", alone, seen="wq/wk rows"),
-    VALUES("MMF707", "BF16 K", wrong_rows("self_attn.k_proj", 2), repo="hf-bf16", seen="R02"),
+    VALUES("MMF707", "BF16 K", wrong_rows("self_attn.k_proj", 2), repo="hf-bf16"),
     VALUES("MMF708", "random weights", edit_tensors(HF, random_rows), repo="hf-bf16"),
-    VALUES("MMF709", "one scale of three", other_global_scale, repo="nvfp4", seen="P08"),
+    VALUES("MMF709", "one scale of three", other_global_scale, repo="nvfp4"),
 ]

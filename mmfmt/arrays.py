@@ -27,15 +27,29 @@ def unpack(words: Array, axis: int, bits: int, count: int, packing: Packing) -> 
     the values of a word in the order of AWQ_NIBBLES.
     """
     last = np.ascontiguousarray(np.moveaxis(words, axis, -1), words.dtype.newbyteorder("<"))
-    stream = np.unpackbits(last.view(np.uint8), axis=-1, bitorder="little")
-    if packing != "dense":
-        stream = _split(stream, WORD)[..., : WORD // bits * bits]
-        stream = stream.reshape(*last.shape[:-1], -1)
-    values = _split(stream[..., : stream.shape[-1] // bits * bits], bits)
-    values = np.packbits(values, axis=-1, bitorder="little")[..., 0]
+    values = _cut_bytes(last.view(np.uint8), bits) if 8 % bits == 0 else _cut(last, bits, packing)
     if packing == "awq":
         values = _split(values, 8)[..., np.argsort(AWQ_NIBBLES)].reshape(values.shape)
     return np.moveaxis(values[..., :count], -1, axis)
+
+
+def _cut_bytes(stored: Array, bits: int) -> Array:
+    """Values of 1, 2, 4 or 8 bits: whole ones in each byte, in every packing."""
+    values = np.empty((*stored.shape, 8 // bits), np.uint8)
+    for place in range(8 // bits):
+        np.right_shift(stored, place * bits, out=values[..., place])
+    values &= (1 << bits) - 1
+    return values.reshape(*stored.shape[:-1], -1)
+
+
+def _cut(words: Array, bits: int, packing: Packing) -> Array:
+    """Values of any width, bit by bit."""
+    stream = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    if packing != "dense":
+        stream = _split(stream, WORD)[..., : WORD // bits * bits]
+        stream = stream.reshape(*words.shape[:-1], -1)
+    values = _split(stream[..., : stream.shape[-1] // bits * bits], bits)
+    return np.packbits(values, axis=-1, bitorder="little")[..., 0]
 
 
 def pack(values: Array, axis: int, bits: int, packing: Packing) -> Array:

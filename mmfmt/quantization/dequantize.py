@@ -31,7 +31,7 @@ def row_norms(module: Module, scheme: Scheme | None, symbols: Symbols, read: Rea
     """
     with np.errstate(all="ignore"):
         rows = weight_rows(module, scheme, symbols, read)
-        norms: Array = np.concatenate([np.linalg.norm(some, axis=1) for some in rows])
+        norms: Array = np.sqrt(np.concatenate([np.einsum("rc,rc->r", some, some) for some in rows]))
     return norms.reshape(module.row.heads(symbols))
 
 

@@ -72,7 +72,10 @@ def test_a_value_is_replaced_and_nothing_else(
     wanted = deepcopy(body)
     at(wanted, keys[:-1])[keys[-1]] = value
     assert json.loads(new) == wanted
-    assert edited(new, keys, at(body, keys)) == text
+    back = edited(new, keys, at(body, keys))
+    # whether a file escapes can be seen from what is left in it only
+    assert back == text or ("\\u" in text and "\\u" not in new)
+    assert json.loads(back) == body
 
 
 @given(BODIES, STYLES, st.data())
@@ -266,18 +269,18 @@ def test_fix_mends_and_looks_again(run: Run, tmp_path: Path) -> None:
     set_field(INDEX, "metadata.total_size", 1)(repo)
     edit_json(INDEX, lambda body: body["weight_map"].pop("norm.weight"))(repo)
     damaged = (repo / INDEX).read_bytes()
-    outcome = run("verify", repo, "--diff")
+    outcome = run("verify", repo, "--level", "header", "--diff")
     assert outcome.code == 1
     assert '+    "norm.weight": "' in outcome.out
     assert (repo / INDEX).read_bytes() == damaged
-    outcome = run("verify", repo, "--fix", "--fail-on", "warning")
+    outcome = run("verify", repo, "--level", "header", "--fix", "--fail-on", "warning")
     assert outcome.code == 0
     assert '+    "norm.weight": "' in outcome.out
     assert outcome.out.splitlines()[-1] == f"OK {repo}: 0 errors, 0 warnings, 2 fixed"
     after = {path.name: path.read_bytes() for path in repo.iterdir()}
     assert json.loads(after.pop(INDEX)) == json.loads(before.pop(INDEX))
     assert after == before
-    outcome = run("verify", repo, "--diff")
+    outcome = run("verify", repo, "--level", "header", "--diff")
     assert (outcome.code, outcome.out) == (0, "")
 
 
@@ -285,7 +288,7 @@ def test_fix_leaves_what_it_cannot_mend(run: Run, tmp_path: Path) -> None:
     repo = shutil.copytree(good_repo("sharded"), tmp_path / "repo")
     set_field(INDEX, "metadata.total_size", 1)(repo)
     (repo / "tekken.json").unlink()
-    outcome = run("verify", repo, "--fix", "--format", "json")
+    outcome = run("verify", repo, "--level", "header", "--fix", "--format", "json")
     assert outcome.code == 1
     assert '+    "total_size"' in outcome.err
     body = json.loads(outcome.out)

@@ -10,13 +10,23 @@ from mmfmt.repo import open_repo
 from mmfmt.verify.findings import Finding
 from mmfmt.verify.options import Expected, Options, read_options
 from mmfmt.verify.rules import registered_rules
-from tests.conftest import Run
+from tests.conftest import Outcome, Run
 from tests.damage import drop, set_field
 from tests.hub_server import HubServer
 from tests.repos import INDEX, NATIVE, good_repo
 
 IDS = [rule.id for rule in registered_rules()]
 SIZE = set_field(INDEX, "metadata.total_size", 1)
+
+
+@pytest.fixture
+def verify(run: Run) -> Run:
+    """Run `mmfmt verify` without loaders, which would take seconds."""
+
+    def call(*arguments: object) -> Outcome:
+        return run("verify", *arguments, "--level", "header")
+
+    return call
 
 
 @pytest.fixture
@@ -50,10 +60,10 @@ def test_selectors_are_ids_beginnings_and_names() -> None:
     assert ids(select=("MMF3", "MMF401"), ignore=("MMF30",)) == ["MMF401"]
 
 
-def test_unknown_rules_are_errors(run: Run, repo: Path) -> None:
+def test_unknown_rules_are_errors(run: Run, verify: Run, repo: Path) -> None:
     for name in ("MMF999", "missing-modul", "mmf3", "*"):
         for option in ("--select", "--ignore"):
-            error = run("verify", repo, option, f"MMF1,{name}").error
+            error = verify(repo, option, f"MMF1,{name}").error
             assert error.startswith(f"error: {option}: no rule is called {name!r} (")
     assert "did you mean missing-module?" in run("explain", "missing-modul").error
 
@@ -63,61 +73,61 @@ def test_no_rule_left_is_an_error(run: Run, repo: Path) -> None:
     assert "add --level bytes" in run("verify", repo, "--select", "MMF702").error
 
 
-def test_command_line(run: Run, repo: Path) -> None:
-    assert run("verify", repo).code == 0
-    assert run("verify", repo, "--fail-on", "warning").code == 1
-    assert run("verify", repo, "--fail-on", "warning", "--ignore", "MMF105").code == 0
-    assert run("verify", repo, "--fail-on", "warning", "--select", "MMF1", "--select", "MMF2").code
-    assert run("verify", repo, "--fail-on", "warning", "--select", "MMF2, MMF3").code == 0
+def test_command_line(verify: Run, repo: Path) -> None:
+    assert verify(repo).code == 0
+    assert verify(repo, "--fail-on", "warning").code == 1
+    assert verify(repo, "--fail-on", "warning", "--ignore", "MMF105").code == 0
+    assert verify(repo, "--fail-on", "warning", "--select", "MMF1", "--select", "MMF2").code
+    assert verify(repo, "--fail-on", "warning", "--select", "MMF2, MMF3").code == 0
 
 
 def test_an_ignored_rule_that_would_say_why_others_cannot_look_leaves_a_failure(
-    run: Run, tmp_path: Path
+    verify: Run, tmp_path: Path
 ) -> None:
     repo = shutil.copytree(good_repo("dual"), tmp_path / "repo")
     (repo / "params.json").write_text("{")
-    assert run("verify", repo).code == 1
-    outcome = run("verify", repo, "--ignore", "MMF5")
+    assert verify(repo).code == 1
+    outcome = verify(repo, "--ignore", "MMF5")
     assert outcome.code == 1
     assert "from looking and no error says why" in outcome.out.splitlines()[-1]
 
 
-def test_file_of_the_repo(run: Run, repo: Path) -> None:
+def test_file_of_the_repo(verify: Run, repo: Path) -> None:
     (repo / "mmfmt.toml").write_text('fail-on = "warning"\n')
-    assert run("verify", repo).code == 1
-    assert run("verify", repo, "--isolated").code == 0
-    assert run("verify", repo, "--fail-on", "error").code == 0
+    assert verify(repo).code == 1
+    assert verify(repo, "--isolated").code == 0
+    assert verify(repo, "--fail-on", "error").code == 0
     (repo / "mmfmt.toml").write_text('fail-on = "warning"\nignore = ["index-total-size"]\n')
-    outcome = run("verify", repo)
+    outcome = verify(repo)
     assert outcome.code == 0
     line = "mmfmt.toml in the repo ignores index-total-size (--isolated leaves it unread)"
     assert f"note: {line}" in outcome.out.splitlines()
     # a selection of the user's own leaves nothing ignored behind his back
-    assert run("verify", repo, "--select", "MMF1").code == 1
-    assert "MMF105" in run("verify", repo, "--ignore", "MMF2").out
+    assert verify(repo, "--select", "MMF1").code == 1
+    assert "MMF105" in verify(repo, "--ignore", "MMF2").out
 
 
-def test_pyproject(run: Run, repo: Path) -> None:
+def test_pyproject(verify: Run, repo: Path) -> None:
     file = repo / "pyproject.toml"
     file.write_text('[project]\nname = "x"\n[tool.ruff]\nline-length = 1\n')
-    assert run("verify", repo, "--fail-on", "warning").code == 1
+    assert verify(repo, "--fail-on", "warning").code == 1
     file.write_text('[tool.mmfmt]\nselect = ["MMF1"]\nfail-on = "warning"\n')
-    outcome = run("verify", repo)
+    outcome = verify(repo)
     assert outcome.code == 1
     assert "pyproject.toml in the repo lets only MMF1 run" in outcome.out
     (repo / "mmfmt.toml").write_text("")
-    assert run("verify", repo).code == 0
+    assert verify(repo).code == 0
 
 
 @pytest.mark.parametrize("option", ["text", "json", "sarif", "junit", "github", "markdown"])
 def test_a_repo_that_silences_the_gate_is_said_in_every_format(
-    run: Run, bad: Path, option: str
+    verify: Run, bad: Path, option: str
 ) -> None:
     (bad / "mmfmt.toml").write_text('ignore = ["MMF3"]\n')
-    outcome = run("verify", bad, "--format", option)
+    outcome = verify(bad, "--format", option)
     assert outcome.code == 0
     assert "in the repo ignores MMF3" in outcome.out
-    assert run("verify", bad, "--isolated").code == 1
+    assert verify(bad, "--isolated").code == 1
 
 
 @pytest.mark.parametrize(
@@ -139,18 +149,18 @@ def test_a_repo_that_silences_the_gate_is_said_in_every_format(
     ],
     ids=lambda text: text[:20],
 )
-def test_bad_files_are_errors(run: Run, repo: Path, text: str, said: str) -> None:
+def test_bad_files_are_errors(verify: Run, repo: Path, text: str, said: str) -> None:
     (repo / "mmfmt.toml").write_text(text)
-    assert said in run("verify", repo).error
-    assert run("verify", repo, "--isolated").code == 0
+    assert said in verify(repo).error
+    assert verify(repo, "--isolated").code == 0
 
 
-def test_bad_bytes_are_an_error(run: Run, repo: Path) -> None:
+def test_bad_bytes_are_an_error(verify: Run, repo: Path) -> None:
     (repo / "mmfmt.toml").write_bytes(b"\xff")
-    assert "mmfmt.toml: is not valid TOML" in run("verify", repo).error
+    assert "mmfmt.toml: is not valid TOML" in verify(repo).error
     (repo / "mmfmt.toml").unlink()
     (repo / "pyproject.toml").write_text("[tool]\nmmfmt = 3\n")
-    assert "pyproject.toml: tool.mmfmt: 3 is not of type 'object'" in run("verify", repo).error
+    assert "pyproject.toml: tool.mmfmt: 3 is not of type 'object'" in verify(repo).error
 
 
 EXPECTED = """
@@ -161,19 +171,19 @@ reason = "the norm is folded in"
 """
 
 
-def test_expected_findings_do_not_count(run: Run, bad: Path) -> None:
+def test_expected_findings_do_not_count(verify: Run, bad: Path) -> None:
     (bad / "mmfmt.toml").write_text(EXPECTED)
-    outcome = run("verify", bad)
+    outcome = verify(bad)
     assert outcome.code == 0
     line = "expected MMF302 in consolidated.safetensors: the norm is folded in"
     assert line in outcome.out.splitlines()
     assert outcome.out.splitlines()[-1] == f"OK {bad}: 0 errors, 0 warnings, 1 expected"
-    (entry,) = json.loads(run("verify", bad, "--format", "json").out)["expected"]
+    (entry,) = json.loads(verify(bad, "--format", "json").out)["expected"]
     assert (entry["rule"], entry["reason"]) == ("MMF302", "the norm is folded in")
-    assert run("verify", bad, "--isolated").code == 1
+    assert verify(bad, "--isolated").code == 1
     other = EXPECTED.replace("consolidated", "model")
     (bad / "mmfmt.toml").write_text(other)
-    outcome = run("verify", bad)
+    outcome = verify(bad)
     assert outcome.code == 1
     assert "MMF302 in model.safetensors is expected and did not occur" in outcome.out
 
@@ -189,44 +199,57 @@ def test_file_gives_every_option(repo: Path) -> None:
     assert options.expects(found) == entry
 
 
-def test_file_of_a_remote_repo(run: Run, bad: Path, hub: HubServer) -> None:
+def test_a_file_that_keeps_loaders_from_running_is_said(run: Run, repo: Path) -> None:
+    (repo / "mmfmt.toml").write_text('level = "header"\n')
+    outcome = run("verify", repo)
+    assert "mmfmt.toml in the repo keeps loaders from running" in outcome.out
+    rules = json.loads(run("verify", repo, "--format", "json").out)["rules"]
+    assert rules == ids(level="header")
+
+
+def test_file_of_a_remote_repo(verify: Run, bad: Path, hub: HubServer) -> None:
     (bad / "mmfmt.toml").write_text('ignore = ["MMF3"]\n')
     hub.add("org/tiny", bad)
-    outcome = run("verify", "hf://org/tiny")
+    outcome = verify("hf://org/tiny")
     assert outcome.code == 0
     assert "mmfmt.toml in the repo ignores MMF3" in outcome.out
-    assert run("verify", "hf://org/tiny", "--isolated").code == 1
+    assert verify("hf://org/tiny", "--isolated").code == 1
     (bad / "mmfmt.toml").write_text("ignored = []\n")
     hub.add("org/other", bad)
-    assert "'ignored' was unexpected" in run("verify", "hf://org/other").error
+    assert "'ignored' was unexpected" in verify("hf://org/other").error
 
 
-def test_output_files(run: Run, repo: Path, tmp_path: Path) -> None:
+def test_output_files(verify: Run, repo: Path, tmp_path: Path) -> None:
     report = tmp_path / "report"
-    outcome = run("verify", repo, "--format", "json", "--output", report)
+    outcome = verify(repo, "--format", "json", "--output", report)
     assert (outcome.code, outcome.out) == (0, "")
     assert outcome.err.startswith(f"OK {repo}: 0 errors, 1 warning")
     assert json.loads(report.read_text())["findings"][0]["rule"] == "MMF105"
     files = ("--output", f"junit={tmp_path / 'a=b.xml'}", "--output", f"sarif={report}")
-    outcome = run("verify", repo, *files)
+    outcome = verify(repo, *files)
     assert "warning MMF105" in outcome.out
     assert outcome.err == ""
     assert (tmp_path / "a=b.xml").read_text().startswith("<?xml")
     assert json.loads(report.read_text())["version"] == "2.1.0"
-    assert "cannot be written" in run("verify", repo, "--output", tmp_path / "no" / "x").error
+    assert "cannot be written" in verify(repo, "--output", tmp_path / "no" / "x").error
 
 
-def test_quiet_prints_failures_only(run: Run, repo: Path) -> None:
-    outcome = run("verify", repo, "--quiet")
+def test_quiet_prints_failures_only(verify: Run, repo: Path) -> None:
+    outcome = verify(repo, "--quiet")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
-    outcome = run("verify", repo, "--quiet", "--fail-on", "warning")
+    outcome = verify(repo, "--quiet", "--fail-on", "warning")
     assert outcome.code == 1
     assert "MMF105" in outcome.out
 
 
-@pytest.mark.parametrize("arguments", [(), ("--level", "bytes")])
+@pytest.mark.parametrize("arguments", [("--level", "header"), ("--level", "bytes")])
 def test_upload_goes_through_the_gate(
-    run: Run, bad: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    run: Run,
+    verify: Run,
+    bad: Path,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     outcome = run("upload", bad, "me/tiny", *arguments)
@@ -238,7 +261,7 @@ def test_upload_goes_through_the_gate(
     outcome = run("upload", good, "me/tiny", *arguments)
     assert outcome.code == 0
     assert outcome.out.startswith(f"{hub.url}/me/tiny/commit/")
-    assert run("verify", "hf://me/tiny").code == 0
+    assert verify("hf://me/tiny").code == 0
 
 
 def test_upload_keeps_to_the_options_of_the_repo(
@@ -246,7 +269,8 @@ def test_upload_keeps_to_the_options_of_the_repo(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     (repo / "mmfmt.toml").write_text('fail-on = "warning"\n')
-    assert run("upload", repo, "me/tiny").code == 1
+    header = ("--level", "header")
+    assert run("upload", repo, "me/tiny", *header).code == 1
     assert not hub.repos
-    assert run("upload", repo, "me/tiny", "--fail-on", "error", "--private").code == 0
+    assert run("upload", repo, "me/tiny", *header, "--fail-on", "error", "--private").code == 0
     assert hub.repos["me/tiny"].private

@@ -19,6 +19,7 @@ from xmlschema import XMLSchema
 from mmfmt.cli.terminal import console_for
 from mmfmt.repo import open_repo
 from mmfmt.schemas import json_schema
+from mmfmt.verify.consumers import Choice
 from mmfmt.verify.findings import Edit, Finding
 from mmfmt.verify.gate import Verdict
 from mmfmt.verify.options import Expected, Options
@@ -60,7 +61,8 @@ def finding(
 def verdict(folder: Path, *findings: Finding, **options: Any) -> Verdict:
     """The verdict on a repo in which rules found this."""
     skipped = options.pop("skipped", ())
-    report = Report(str(folder), findings, tuple(skipped))
+    consumers = options.pop("consumers", ())
+    report = Report(str(folder), findings, tuple(skipped), consumers)
     return Verdict(open_repo(folder), Options(**options), report)
 
 
@@ -91,9 +93,12 @@ def full(folder: Path, **options: Any) -> Verdict:
         Skipped("MMF604", "merges", "transformers is not installed", missing=True),
     )
     notices = ("mmfmt.toml in the repo ignores MMF1",)
-    return verdict(
-        folder, *findings, expected=expected, skipped=skipped, notices=notices, **options
+    consumers = (
+        Choice("AutoProcessor", "TokenizersBackend", "PixtralProcessor", ""),
+        Choice("vLLM", "MistralTokenizer", "", "consolidated*.safetensors", f"fails: {HOSTILE}"),
     )
+    shown = {"expected": expected, "skipped": skipped, "notices": notices, "consumers": consumers}
+    return verdict(folder, *findings, **shown, **options)
 
 
 def test_findings_of_many_layers_are_one_line(folder: Path) -> None:
@@ -143,6 +148,10 @@ def test_text_says_all(folder: Path) -> None:
     lines = written("text", full(folder)).splitlines()
     assert "note: mmfmt.toml in the repo ignores MMF1" in lines
     assert "skipped MMF604: transformers is not installed" in lines
+    start = lines.index("who reads what")
+    assert lines[start + 1] == "  AutoProcessor: TokenizersBackend, PixtralProcessor"
+    assert lines[start + 2] == "  vLLM: MistralTokenizer, consolidated*.safetensors"
+    assert lines[start + 3].startswith("    fails: a,b")
     assert any(line.startswith("expected MMF408 in consolidated.safetensors: on") for line in lines)
     counts = "41 errors, 1 warning, 1 expected, 2 rules skipped, 1 fixable with --fix"
     assert lines[-1] == f"FAILED {folder}: {counts}"
@@ -196,6 +205,7 @@ def test_json_keeps_its_schema(folder: Path) -> None:
     assert body["summary"] == {"errors": 41, "warnings": 1, "notes": 0}
     assert [entry["rule"] for entry in body["expected"]] == ["MMF408"]
     assert body["passed"] is False
+    assert [choice["consumer"] for choice in body["consumers"]] == ["AutoProcessor", "vLLM"]
     assert body["rules"] == [rule.id for rule in full(folder).options.rules]
 
 
@@ -298,7 +308,8 @@ def test_markdown_shows_hostile_texts_as_they_are(folder: Path) -> None:
     assert "layers.{0..39}.attention.wq" in code
     rows = [token for token in tokens if token.type == "tr_open"]
     cells = [token for token in tokens if token.type in ("td_open", "th_open")]
-    assert len(cells) == 4 * len(rows)
+    # three rows are of the table of consumers, which has five columns
+    assert len(cells) == 4 * (len(rows) - 3) + 5 * 3
 
 
 TEXT = st.text(st.characters(), max_size=30)

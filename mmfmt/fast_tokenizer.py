@@ -76,7 +76,7 @@ class FastTokenizer:
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for number, merge in enumerate(self.model.get("merges") or []):
             pair = merge.split(" ") if isinstance(merge, str) else merge
-            if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_text, pair)):
+            if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
                 raise MmfmtError(f"{self.name}: model.merges[{number}]", "is not a pair of tokens")
             yield pair[0], pair[1]
 
@@ -105,7 +105,3 @@ def open_fast(path: Path) -> FastTokenizer:
 
 def _is_id(value: Any) -> bool:
     return type(value) is int and value >= 0
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)

@@ -111,12 +111,13 @@ def _load_transformers(folder: Path, names: set[str], loads: Loads) -> None:
         loader = working("transformers", name)
         return loader.from_pretrained(folder, trust_remote_code=False, **options)
 
-    loads.attempt("AutoTokenizer", lambda: load("AutoTokenizer"))
-    if "tokenizer.json" in names:
+    loads.attempt("AutoTokenizer", partial(load, "AutoTokenizer"))
+    if _is_pixtral(folder):
+        loads.attempt("AutoProcessor", partial(load, "AutoProcessor"))
+    # a second or more of a large vocabulary; a processor has loaded the same class of the same file
+    if "tokenizer.json" in names and not loads.get("AutoProcessor"):
         fast = partial(load, "AutoTokenizer", mistral_format=False)
         loads.attempt("AutoTokenizer(mistral_format=False)", fast)
-    if _is_pixtral(folder):
-        loads.attempt("AutoProcessor", lambda: load("AutoProcessor"))
 
 
 def working(module: str, name: str) -> Any:
@@ -146,10 +147,9 @@ def _mistral_tokenizer(folder: Path, names: set[str]) -> Any:
 
 def split_tokens(fast: Any) -> Mapping[str, list[int]]:
     """The added tokens that do not encode to their own id, with what they encode to."""
-    ids = {name: fast.encode(name, add_special_tokens=False) for name in fast.added_tokens_encoder}
-    return {
-        name: found for name, found in ids.items() if found != [fast.added_tokens_encoder[name]]
-    }
+    own = fast.added_tokens_encoder
+    found = zip(own, fast(list(own), add_special_tokens=False)["input_ids"], strict=True)
+    return {token: ids for token, ids in found if ids != [own[token]]}
 
 
 def image_rows(native: Any, processor: Any) -> Iterator[Json]:
@@ -203,6 +203,7 @@ def native_image(native: Any, image: Any) -> list[int]:
     from mistral_common.protocol.instruct.messages import UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
+    working("cv2", "resize")  # mistral-common goes on with one that does not work
     message = UserMessage(content=[ImageChunk(image=image)])
     return _ids(native.encode_chat_completion(ChatCompletionRequest(messages=[message])).tokens)
 
@@ -305,8 +306,9 @@ class Asked:
         self.apart = type(self.picked).__name__ == "MistralCommonBackend"
         self.pixtral = processor if type(processor).__name__ == "PixtralProcessor" else None
         fast = loads.get("AutoTokenizer(mistral_format=False)", "AutoTokenizer")
-        of_processor = getattr(self.pixtral, "tokenizer", None)
-        self.fast = of_processor if type(fast).__name__ == "MistralCommonBackend" else fast
+        self.fast = getattr(self.pixtral, "tokenizer", fast)
+        if type(self.fast).__name__ == "MistralCommonBackend":
+            self.fast = None
         encoder = self.native.instruct_tokenizer.image_encoder if self.native else None
         self.sees = self.native if encoder is not None else None
         self.template = self.native and getattr(self.fast, "chat_template", None)

@@ -59,9 +59,8 @@ def loader_fails(subject: Subject) -> Iterator[Problem]:
     if found.crash:
         yield Problem(path, "", f"the loaders gave no answer: {found.crash}", _AGAIN)
     for error, loaders in _failures(found).items():
-        yield Problem(
-            _READS.get(loaders[0]) or path, loaders[0], f"{some(loaders)}: {error}", _AGAIN
-        )
+        place = next((_READS[name] for name in _READS if name in loaders), path)
+        yield Problem(place, loaders[0], f"{some(loaders)}: {error}", _AGAIN)
     for what, fault in found.faults.items():
         yield Problem(path, what, f"cannot be asked for: {fault}", _AGAIN)
     for load in found.loads.values():

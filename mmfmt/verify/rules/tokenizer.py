@@ -1,7 +1,7 @@
 """6xx: ids of special tokens, and whether the two tokenizers are one."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
@@ -161,18 +161,20 @@ def merges(subject: Subject) -> Iterator[Problem]:
             yield Problem(FAST, "model.merges", fault, _AGAIN)
 
 
-def _merge_fault(found: tuple[tuple[str, str], ...], ranks: Mapping[str, int]) -> str | None:
-    last = -1
-    for left, right in found:
-        rank = ranks.get(left + right, -1)
-        if rank < last:
-            return f"{bytes_of(left + right)!r} does not stand where its rank puts it"
-        last = rank
-    made = Counter(left + right for left, right in set(found))
+def _merge_fault(found: Sequence[tuple[str, str]], ranks: Mapping[str, int]) -> str | None:
+    made = [left + right for left, right in found]
+    order = [ranks.get(piece, -1) for piece in made]
+    for piece, before, rank in zip(made[1:], order, order[1:], strict=False):
+        if rank < before:
+            return f"{bytes_of(piece)!r} does not stand where its rank puts it"
+    ways = Counter(made)
     for piece in ranks:
-        ways = sum(piece[:i] in ranks and piece[i:] in ranks for i in range(1, len(piece)))
-        if made[piece] != ways:
-            return f"{bytes_of(piece)!r} is made in {made[piece]} ways, expected {ways}"
+        expected = 0
+        for i in range(1, len(piece)):
+            if piece[:i] in ranks and piece[i:] in ranks:
+                expected += 1
+        if ways[piece] != expected:
+            return f"{bytes_of(piece)!r} is made in {ways[piece]} ways, expected {expected}"
     return None
 
 

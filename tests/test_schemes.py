@@ -166,7 +166,8 @@ def there_and_back(
     if exact:
         assert bits(back) == bits(source)
     for folder in (source, native, back):
-        assert run("verify", folder).out.count("error MMF") == 0, run("verify", folder).out
+        outcome = run("verify", folder, "--level", "header")
+        assert outcome.code == 0, outcome.out
     return native, back
 
 
@@ -396,7 +397,7 @@ def test_modelopt_nvfp4(tmp_path: Path, run: Run) -> None:
     source = quantized_repo(tmp_path / "hf", quantize, algorithm)
     native = tmp_path / "native"
     succeed(run("convert", "hf-to-consolidated", source, native))
-    assert run("verify", native).code == 0
+    assert run("verify", native, "--level", "header").code == 0
     tensors = builders.load_set(source)
     expected = ModelOptNvfp4Converter(targets=["re:.*proj$"], ignore=["lm_head"]).process(tensors)
     found = builders.load_set(native, "consolidated")

@@ -71,8 +71,8 @@ def _parameter_faults(module: Module, scheme: Scheme | None, expected: Expected)
 
 def foreign_suffixes(module: Module, scheme: Scheme, native: bool) -> list[str]:
     """Parameters of a quantized module that its format does not have in this layout."""
-    known, columns = {*scheme.suffixes(native), G_IDX}, table("suffixes")
-    return [s for s in module.parameters if columns[s].get("quantized") and s not in known]
+    extra = module.parameters.keys() - scheme.suffixes(native) - {G_IDX}
+    return sorted(suffix for suffix in extra if table("suffixes")[suffix].get("quantized"))
 
 
 def rows_cut(module: Module, scheme: Scheme, symbols: Symbols) -> Iterator[str]:

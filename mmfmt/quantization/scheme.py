@@ -76,14 +76,9 @@ class Scheme:
         columns = table("schemes")[self.format]["parameters"]
         return {suffix: self._chosen(c) for suffix, c in columns.items() if self._applies(c)}
 
-    def suffixes(self, native: bool) -> set[str]:
+    def suffixes(self, native: bool) -> frozenset[str]:
         """Every parameter that modules of the format can have in a layout."""
-        columns = table("schemes")[self.format]["parameters"]
-        if not native:
-            return set(columns)
-        chosen = {suffix: self._chosen(c).get("native", {}) for suffix, c in columns.items()}
-        own = {renamed.get("suffix", suffix) for suffix, renamed in chosen.items()}
-        return own | {renamed for renamed, s in reader_suffixes().items() if s in own}
+        return _suffixes(self, native)
 
     @property
     def possible(self) -> set[str]:
@@ -144,6 +139,16 @@ class Scheme:
 def _expected(scheme: Scheme, size: tuple[int, ...], packing: str) -> Expected:
     # a model has thousands of modules of a handful of sizes
     return scheme.shapes(size, packing)
+
+
+@cache
+def _suffixes(scheme: Scheme, native: bool) -> frozenset[str]:
+    columns = table("schemes")[scheme.format]["parameters"]
+    if not native:
+        return frozenset(columns)
+    chosen = {s: {**c, **c.get(scheme.strategy, {})}.get("native", {}) for s, c in columns.items()}
+    own = {renamed.get("suffix", suffix) for suffix, renamed in chosen.items()}
+    return frozenset(own | {renamed for renamed, s in reader_suffixes().items() if s in own})
 
 
 def reader_suffixes() -> Mapping[str, str]:

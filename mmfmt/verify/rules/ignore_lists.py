@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 
 from mmfmt.checkpoint import Module
 from mmfmt.configs import CONFIG, PARAMS
@@ -136,6 +137,8 @@ def target_unread(subject: Subject) -> Iterator[Problem]:
 
 def _unread(model: Model, quantization: Quantization, reader: IgnoreReader) -> Iterator[Problem]:
     targets = Targets(quantization.schemes, reader.rewrite)
+    if targets.all_alike:
+        return
     asked = [m for m in quantized_modules(model) if reader.asks(m) and model.scheme(m)]
     unread = [reader.name(m) for m in asked if targets.scheme(reader.name(m)) != model.scheme(m)]
     if unread:
@@ -155,13 +158,19 @@ def target_without_effect(subject: Subject) -> Iterator[Problem]:
     """
     for model in subject.models:
         if model.quantization and model.quantization.method == CT:
-            known = _all_names(model.checkpoint.naming.family, model.checkpoint.linears)
-            for scheme in model.quantization.schemes:
-                place = f"{model.quantization_key}.config_groups.{scheme.group}.targets"
-                for target in scheme.targets:
-                    if not _is_class(target) and not any(map(by_name([target]), known)):
-                        message = f"{target!r} means no module of the model"
-                        yield Problem(model.config_file, place, message, "mend or remove it")
+            yield from _idle_targets(model, model.quantization)
+
+
+def _idle_targets(model: Model, quantization: Quantization) -> Iterator[Problem]:
+    targets = [(s.group, target) for s in quantization.schemes for target in s.targets]
+    named = [(group, target) for group, target in targets if not _is_class(target)]
+    linears = model.checkpoint.linears if named else []
+    known = _all_names(model.checkpoint.naming.family, linears)
+    for group, target in named:
+        if target not in known and not any(map(by_name([target]), known)):
+            place = f"{model.quantization_key}.config_groups.{group}.targets"
+            message = f"{target!r} means no module of the model"
+            yield Problem(model.config_file, place, message, "mend or remove it")
 
 
 @rule("MMF420", level="warning")
@@ -179,9 +188,10 @@ def ignore_entry_without_effect(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         if model.quantization:
             lists = _lists(model, model.quantization)
+            found = list(_idle_entries(model, model.quantization, lists))
             # a list that is wrong as well is another rule's, which makes it anew
-            if not any(any(_differences(model, model.quantization, each)) for each in lists):
-                yield from _idle_entries(model, model.quantization, lists)
+            if found and not any(any(_differences(model, model.quantization, e)) for e in lists):
+                yield from found
 
 
 def _idle_entries(
@@ -206,24 +216,31 @@ class _Names:
     """Names of a model's modules that an entry of its ignore list may mean."""
 
     def __init__(self, model: Model, lists: list[IgnoreList]) -> None:
-        modules, family = model.checkpoint.modules.values(), model.checkpoint.naming.family
-        bare = [module for module in modules if not module.quantized]
-        self._known = _all_names(family, bare)
-        self._known |= {name.module(row, ()) for name in _namings(family) for row in _single(name)}
-        self._read = [(each, _read_names(each.reader, modules)) for each in lists]
+        self._modules, self._family = (
+            model.checkpoint.modules.values(),
+            model.checkpoint.naming.family,
+        )
+        self._read = [(each, _read_names(each.reader, self._modules)) for each in lists]
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """Names of unquantized modules, and of those that may be missing, in whatever spelling."""
+        bare = [module for module in self._modules if not module.quantized]
+        namings = _namings(self._family)
+        single = {names.module(row, ()) for names in namings for row in _single(names)}
+        return single | _all_names(self._family, bare)
 
     def have(self, entry: str) -> bool:
         """Whether a reader takes the entry for a module, or it names an unquantized one."""
-        plain = not entry.startswith(REGEX) and entry not in CLASSES
-        for found, names in self._read:
-            spelled, known = found.spelled(entry), self._known
-            if spelled in names or entry in known:
-                return True
-            if not (plain and found.mode in _WHOLE_NAMES):
-                means = replace(found, entries=(entry,)).means
-                if any(map(means, names)) or any(map(MATCHERS[found.mode]([entry]), known)):
-                    return True
-        return False
+        return any(self._read_as(found, names, entry) for found, names in self._read)
+
+    def _read_as(self, found: IgnoreList, names: set[str], entry: str) -> bool:
+        if found.spelled(entry) in names:
+            return True
+        if found.mode in _WHOLE_NAMES and not entry.startswith(REGEX) and entry not in CLASSES:
+            return entry in self._known
+        means, known = replace(found, entries=(entry,)).means, MATCHERS[found.mode]([entry])
+        return any(map(means, names)) or any(map(known, self._known))
 
 
 def _read_names(reader: IgnoreReader, modules: Iterable[Module]) -> set[str]:

@@ -91,7 +91,7 @@ class Checkpoint:
         held = ((p.name, (p.match.row, p.match.slots, p.suffix)) for p in parameters)
         return {n: holders[key] for n, key in held if holders.setdefault(key, n) != n}
 
-    @property
+    @cached_property
     def unknown(self) -> list[str]:
         """Names that no table knows, or that say again what another tensor holds."""
         known = self.stacks.keys() | {extra.name for extra in self.extras}

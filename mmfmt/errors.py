@@ -31,4 +31,6 @@ def brief(text: str) -> str:
 
 def printable(text: str) -> str:
     """Text from a file made safe to print on one line: control characters are escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

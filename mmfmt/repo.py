@@ -123,6 +123,8 @@ class WeightSet:
     @settled
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
+        if len(self.shards) == 1:
+            return {shard: self._named_header(shard) for shard in self.shards}
         with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
             return dict(zip(self.shards, pool.map(self._named_header, self.shards), strict=True))
 

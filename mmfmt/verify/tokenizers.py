@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 from mmfmt.fast_tokenizer import FastTokenizer, letters_of, open_fast
+from mmfmt.lazy import settled
 from mmfmt.repo import Repo
 from mmfmt.tokenizer import Tekken, open_tekken, sentencepiece_ids
 
@@ -17,13 +17,13 @@ class Tokenizers:
 
     repo: Repo
 
-    @cached_property
+    @settled
     def tekken(self) -> Tekken | None:
         """The tekken.json; None where there is none, be there a SentencePiece file."""
         path = self.repo.tokenizer
         return open_tekken(path) if path and path.suffix == ".json" else None
 
-    @cached_property
+    @settled
     def fast(self) -> FastTokenizer | None:
         """The tokenizer.json; None where there is none."""
         return open_fast(self.repo.storage.fetch(FAST)) if self.repo.has(FAST) else None
@@ -35,7 +35,7 @@ class Tokenizers:
             return self.tekken, self.fast
         return None
 
-    @cached_property
+    @settled
     def ranks(self) -> Mapping[str, int]:
         """Ranks of tekken.json's regular tokens, by what tokenizer.json calls them."""
         tokens = self.tekken.regular if self.tekken else ()

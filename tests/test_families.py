@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import builders
-from tests.conftest import Run
+from tests.conftest import WEIGHTS_ONLY, Run
 from tests.test_roundtrip import bits, succeed
 from tests.test_schemes_families import POSITIONS, experts_apart, quantized
 
@@ -169,7 +169,7 @@ def draft(request: pytest.FixtureRequest, tmp_path: Path, to_consolidated: Run) 
 
 def test_draft_heads_have_no_hf_layout(tmp_path: Path, draft: Path, run: Run) -> None:
     """Good as they are, and refused by name."""
-    outcome = run("verify", draft, "--level", "header")
+    outcome = run("verify", draft, *WEIGHTS_ONLY)
     assert outcome.code == 0, outcome.out
     error = run("convert", "consolidated-to-hf", draft, tmp_path / "out").error
     assert "no Hugging Face layout is known for models of the eagle" in error
@@ -179,7 +179,7 @@ def test_draft_heads_are_reordered(tmp_path: Path, draft: Path, run: Run) -> Non
     """Unquantized, a draft head has the same rows for every reader."""
     succeed(run("convert", "reorder", draft, tmp_path / "out", "--reader", "native"))
     assert bits(tmp_path / "out", "consolidated") == bits(draft, "consolidated")
-    assert run("verify", tmp_path / "out", "--level", "header").code == 0
+    assert run("verify", tmp_path / "out", *WEIGHTS_ONLY).code == 0
 
 
 # --- extra tensors ---

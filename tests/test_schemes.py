@@ -15,7 +15,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
 from compressed_tensors.quantization.utils import calculate_qparams
 
 from tests import builders
-from tests.conftest import Run
+from tests.conftest import WEIGHTS_ONLY, Run
 from tests.test_roundtrip import bits, succeed
 
 READERS = ("vllm", "native")
@@ -166,7 +166,7 @@ def there_and_back(
     if exact:
         assert bits(back) == bits(source)
     for folder in (source, native, back):
-        outcome = run("verify", folder, "--level", "header")
+        outcome = run("verify", folder, *WEIGHTS_ONLY)
         assert outcome.code == 0, outcome.out
     return native, back
 
@@ -397,7 +397,7 @@ def test_modelopt_nvfp4(tmp_path: Path, run: Run) -> None:
     source = quantized_repo(tmp_path / "hf", quantize, algorithm)
     native = tmp_path / "native"
     succeed(run("convert", "hf-to-consolidated", source, native))
-    assert run("verify", native, "--level", "header").code == 0
+    assert run("verify", native, *WEIGHTS_ONLY).code == 0
     tensors = builders.load_set(source)
     expected = ModelOptNvfp4Converter(targets=["re:.*proj$"], ignore=["lm_head"]).process(tensors)
     found = builders.load_set(native, "consolidated")

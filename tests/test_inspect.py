@@ -276,6 +276,16 @@ def test_a_stray_layer_number_costs_one_column(tmp_path: Path) -> None:
     assert {len(line.cells) for line in grid.lines} == {5}
 
 
+def test_names_of_countless_layers_make_no_endless_map(tmp_path: Path) -> None:
+    folder = shutil.copytree(W4A16, tmp_path / "repo")
+    strays = {f"{LAYER}.{n}.input_layernorm.weight": torch.ones(1) for n in range(4, 3000)}
+    edit_tensors(HF, lambda tensors: tensors.update(strays))(folder)
+    layout = only(folder)
+    assert len(layout.grids[0].layers) == 1000
+    assert [fault for fault in layout.faults if "3000 layers" in fault]
+    assert layout.size.tensors == len(stored(folder, "model"))
+
+
 # --- text and JSON ---
 
 

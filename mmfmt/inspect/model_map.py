@@ -12,6 +12,8 @@ from mmfmt.layout import Row, Slots
 from mmfmt.naming import Naming
 
 LAYER = "layer"
+# many times what any model has: names that claim more make no map
+_MOST_LAYERS = 1000
 Place = tuple[Row, int | None]
 """A row of the layout table and the layer, None outside layers."""
 
@@ -22,7 +24,7 @@ def grids(survey: Survey) -> tuple[Grid, ...]:
     for stack, line in _Lines(survey).lines():
         stacks[stack].append(line)
     alone = stacks.pop("", [])
-    made = [_grid(name, lines) for name, lines in stacks.items()]
+    made = [_grid(name, lines, survey) for name, lines in stacks.items()]
     return (*made, Grid("", (), tuple(alone))) if alone else tuple(made)
 
 
@@ -31,9 +33,12 @@ def shares(placed: Iterable[Placed]) -> Shares:
     return tuple(Counter(item.named.name for item in placed).most_common())
 
 
-def _grid(name: str, lines: list[Line]) -> Grid:
+def _grid(name: str, lines: list[Line], survey: Survey) -> Grid:
     """Lines of equal length: a layer that one of them lacks becomes an empty cell."""
     layers = sorted({c.layer for line in lines for c in line.cells if c.layer is not None})
+    if len(layers) > _MOST_LAYERS:
+        survey.faults.append(f"{name}: {len(layers)} layers, mapped are {_MOST_LAYERS}")
+        del layers[_MOST_LAYERS:]
     return Grid(name, tuple(layers), tuple(_filled(line, layers) for line in lines))
 
 

@@ -26,7 +26,6 @@ def tiles(inspection: Inspection) -> Element:
         "bits a parameter": format_bits(size) or "?",
         "tensors": f"{size.tensors:,}",
         "quantized": ", ".join(schemes) or "not quantized",
-        "layouts": " + ".join(layout.label for layout in inspection.layouts),
         f"in {plural(len(files), 'file')}": format_bytes(sum(file.bytes for file in files)),
     }
     items = (element("div", element("dt", k), element("dd", v)) for k, v in facts.items())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from tests.hub_store import Blob, Repo, list_tree, upload_mode
 

@@ -57,7 +57,6 @@ DEFECTS: list[Defect] = [
         ),
         repo="hf-bf16",
     ),
-    Defect("MMF501", "experts", set_field(CONFIG, "num_local_experts", 10**7), repo="mixtral"),
     Defect("MMF502", "theta", set_field(PARAMS, "rope_theta", 1e6)),
     Defect("MMF502", "vision theta", set_field(PARAMS, "vision_encoder.rope_theta", 2e4)),
     Defect("MMF502", "no merge size", drop_field(PARAMS, "vision_encoder.adapter_bias")),

@@ -139,7 +139,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF110", "both read", remove(HF_INDEX), seen="vllm#40765"),
     Defect("MMF111", "five of four", rename_shards, repo="sharded"),
     Defect("MMF111", "two counts", two_counts, repo="sharded"),
-    Defect("MMF112", "capital", copy(NATIVE, "Consolidated.safetensors")),
+    Defect("MMF112", "capital", copy(NATIVE, "Consolidated-all.safetensors")),
     Defect("MMF112", "old name", copy(HF, "pytorch_model.safetensors")),
     Defect("MMF201", "truncated", truncate(NATIVE)),
     Defect("MMF201", "truncated in HF", truncate(HF)),

@@ -2,9 +2,9 @@
 
 import torch
 
-from tests.damage import Tensors, drop, edit_tensors, put
+from tests.damage import Tensors, drop, edit_tensors, put, set_field
 from tests.defects.defect import Defect
-from tests.repos import HF, NATIVE
+from tests.repos import CONFIG, HF, NATIVE
 
 TEXT = "language_model.model"
 
@@ -60,6 +60,12 @@ DEFECTS: list[Defect] = [
     Defect("MMF302", "no vision norm", drop(NATIVE, "vision_encoder.ln_pre.weight")),
     Defect("MMF302", "no vision norm in HF", drop(HF, "vision_tower.ln_pre.weight")),
     Defect("MMF302", "a layer too many", put(NATIVE, "layers.4.ffn_norm.weight", torch.ones(256))),
+    Defect(
+        "MMF302",
+        "ten million experts",
+        set_field(CONFIG, "num_local_experts", 10**7),
+        repo="mixtral",
+    ),
     Defect(
         "MMF303", "short norm", put(NATIVE, "norm.weight", torch.ones(255, dtype=torch.bfloat16))
     ),

@@ -100,11 +100,12 @@ def verdict_line(verdict: Verdict) -> Text:
     word, colour = ("FAILED", "red") if verdict.failures else ("OK", "green")
     why = "" if verdict.report.count("error") else "; ".join(verdict.failures)
     label = printable(verdict.report.repo)
-    line = f" {label}: {', '.join(_counts(verdict))}" + (f": {why}" if why else "")
+    line = f" {label}: {', '.join(counts(verdict))}" + (f": {why}" if why else "")
     return Text.assemble((word, f"bold {colour}"), line)
 
 
-def _counts(verdict: Verdict) -> Iterator[str]:
+def counts(verdict: Verdict) -> Iterator[str]:
+    """How many findings of each level there are, and whatever else was counted."""
     report = verdict.report
     yield plural(report.count("error"), "error")
     yield plural(report.count("warning"), "warning")

@@ -13,7 +13,7 @@ from mmfmt.verify.rules import registered_rules
 from tests.conftest import Outcome, Run
 from tests.damage import drop, set_field
 from tests.hub_server import HubServer
-from tests.repos import INDEX, NATIVE, good_repo
+from tests.repos import INDEX, NATIVE, ROOT, good_repo
 
 IDS = [rule.id for rule in registered_rules()]
 SIZE = set_field(INDEX, "metadata.total_size", 1)
@@ -186,6 +186,14 @@ def test_expected_findings_do_not_count(verify: Run, bad: Path) -> None:
     outcome = verify(bad)
     assert outcome.code == 1
     assert "MMF302 in model.safetensors is expected and did not occur" in outcome.out
+
+
+def test_the_documented_file_is_read(repo: Path) -> None:
+    text = (ROOT / "docs/gate.md").read_text()
+    (repo / "mmfmt.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    options = read_options(open_repo(repo), {})
+    assert options.strict
+    assert options.expected[0].rule == "MMF408"
 
 
 def test_file_gives_every_option(repo: Path) -> None:

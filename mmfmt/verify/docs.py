@@ -9,6 +9,7 @@ from pathlib import Path
 from mmfmt.verify.findings import Rule
 from mmfmt.verify.rules import registered_rules
 
+HOME = "https://github.com/mmfmt/mmfmt"
 # by the first digit of an id
 FAMILIES = {
     "1": "Files and indexes",
@@ -73,6 +74,11 @@ def _linked(text: str) -> str:
 def page(rule: Rule) -> str:
     """The page of one rule."""
     return f"# {rule.id} {rule.name}\n\n*{rule.level}; {COSTS[rule.cost]}*\n\n{markdown(rule)}\n"
+
+
+def address(rule: Rule) -> str:
+    """Where the page of a rule is read."""
+    return f"{HOME}/blob/main/docs/rules/{rule.id}.md"
 
 
 def index(rules: tuple[Rule, ...]) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from mmfmt import __version__
 from mmfmt.errors import printable
 from mmfmt.storage import Folder
+from mmfmt.verify.docs import HOME, address, markdown
 from mmfmt.verify.findings import Rule
 from mmfmt.verify.gate import Verdict
 from mmfmt.verify.reports.grouping import Group, grouped
@@ -35,7 +36,12 @@ def write(verdict: Verdict, console: Console) -> None:
 
 def _run(verdict: Verdict) -> dict[str, Any]:
     rules = verdict.options.rules
-    driver = {"name": "mmfmt", "version": __version__, "rules": [_rule(rule) for rule in rules]}
+    driver = {
+        "name": "mmfmt",
+        "version": __version__,
+        "informationUri": HOME,
+        "rules": [_rule(rule) for rule in rules],
+    }
     root, prefix = _root(verdict)
     indexes = {rule.id: number for number, rule in enumerate(rules)}
     results = [_result(verdict, group, prefix, indexes) for group in _groups(verdict)]
@@ -63,7 +69,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "name": rule.name,
         "shortDescription": {"text": rule.summary},
         "fullDescription": {"text": rule.explanation},
-        "help": {"text": rule.explanation, "markdown": rule.explanation},
+        "help": {"text": rule.explanation, "markdown": markdown(rule)},
+        "helpUri": address(rule),
         "defaultConfiguration": {"level": rule.level},
         "properties": {"tags": [rule.cost]},
     }

@@ -18,7 +18,6 @@ class IgnoreReader:
     """One program's names of modules; columns as in `schemas/ignore_readers.toml`."""
 
     label: str
-    file: str
     naming: Naming
     kinds: tuple[str, ...]
     prefixes: tuple[tuple[str, str], ...]
@@ -91,7 +90,6 @@ def ignore_reader(label: str, family: Family) -> IgnoreReader:
     own = columns.get("native", {})
     return IgnoreReader(
         label=label,
-        file=columns["file"],
         naming=naming(family, *columns["multimodal" if multimodal else "text"]),
         kinds=tuple(columns["kinds"]),
         prefixes=tuple((old, new) for old, new in columns["prefixes"]) if multimodal else (),
@@ -101,9 +99,13 @@ def ignore_reader(label: str, family: Family) -> IgnoreReader:
 
 
 def readers_of(file: str, family: Family) -> list[IgnoreReader]:
-    """The programs that read lists of modules in a config file."""
-    readers = [ignore_reader(label, family) for label in table("ignore_readers")]
-    return [reader for reader in readers if reader.file == file]
+    """The programs that read lists of modules in a config file, and load models of a family."""
+    reading = (
+        label
+        for label, columns in table("ignore_readers").items()
+        if columns["file"] == file and family.unread.keys().isdisjoint(columns.get("unread", ()))
+    )
+    return [ignore_reader(label, family) for label in reading]
 
 
 def ignore_lists(

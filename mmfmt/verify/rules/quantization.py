@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
 from mmfmt.entries import by_name
-from mmfmt.ignore import IgnoreReader, fused_groups, ignore_reader, mixed_groups
+from mmfmt.configs import CONFIG
+from mmfmt.ignore import IgnoreReader, fused_groups, mixed_groups, readers_of
 from mmfmt.model import Model, kv_cache_faults
 from mmfmt.quantization import (
     CT,
@@ -139,19 +140,19 @@ def quantized_unquantizable(subject: Subject) -> Iterator[Problem]:
 
 
 def _unquantizable(model: Model) -> Found:
-    reader = ignore_reader("vllm-hf", model.checkpoint.naming.family)
+    readers = readers_of(CONFIG, model.checkpoint.naming.family)
+    engines = [reader for reader in readers if reader.label == "vllm-hf"]
     for module in quantized_modules(model):
-        if model.native:
-            why = module.row.unquantized
-        else:
-            why = "" if _takes(model, reader, module) else "vLLM builds it unquantized"
+        why = module.row.unquantized if model.native else ""
+        if not model.native and not all(_takes(model, each, module) for each in engines):
+            why = "vLLM builds it unquantized"
         if why:
             yield shard_of(module), module.name, f"is quantized, but {why}"
 
 
 def _takes(model: Model, reader: IgnoreReader, module: Module) -> bool:
     """Whether vLLM's HF loader has a quantized form of a module."""
-    if module.row.kind in ("embedding", "attention") or "hf" in reader.naming.family.unread:
+    if module.row.kind in ("embedding", "attention"):
         return True
     if module.row.kind == "head":
         scheme, method = model.scheme(module), model.quantization and model.quantization.method

@@ -286,6 +286,14 @@ def test_names_of_countless_layers_make_no_endless_map(tmp_path: Path) -> None:
     assert layout.size.tensors == len(stored(folder, "model"))
 
 
+def test_a_config_that_asks_for_countless_modules_is_not_believed(tmp_path: Path) -> None:
+    folder = shutil.copytree(good_repo("mixtral"), tmp_path / "repo")
+    set_field(CONFIG, "num_local_experts", 10**9)(folder)
+    layout = only(folder)
+    assert len(layout.faults) == 1 and layout.faults[0].startswith(CONFIG)
+    assert {cell.state for _, cell in cells(layout)} == {"there"}
+
+
 # --- text and JSON ---
 
 

@@ -1,5 +1,6 @@
 """HTML as a tree of elements: the standard library writes it and escapes every text in it."""
 
+from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, tostring
 
 from mmfmt.errors import printable
@@ -19,6 +20,13 @@ def element(tag: str, *children: Child, **attributes: str | None) -> Element:
         elif child is not None:
             made.append(child)
     return made
+
+
+def table(heads: Sequence[tuple[str, str]], rows: Iterable[Element]) -> Element:
+    """A table that scrolls sideways; heads with the class of their column, if it has one."""
+    cells = (element("th", text, scope="col", class_=class_ or None) for text, class_ in heads)
+    head = element("thead", element("tr", *cells))
+    return element("div", element("table", head, element("tbody", *rows)), class_="scroll")
 
 
 def source(tag: str, text: str) -> Element:

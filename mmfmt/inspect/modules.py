@@ -6,7 +6,7 @@ from functools import cached_property, partial
 from math import prod
 from typing import TypeVar
 
-from mmfmt.checkpoint import Module, expected_modules
+from mmfmt.checkpoint import Module
 from mmfmt.errors import MmfmtError
 from mmfmt.inspect.facts import Size
 from mmfmt.layout import Row, Symbols
@@ -52,12 +52,9 @@ class Survey:
         return self._attempt(lambda: self.model.symbols)
 
     @cached_property
-    def expected(self) -> frozenset[Key] | None:
+    def expected(self) -> Mapping[Key, None] | None:
         """The modules that the config asks for or allows; None where it does not say."""
-        naming, symbols = self.model.checkpoint.naming, self.symbols
-        if symbols is None:
-            return None
-        return self._attempt(lambda: frozenset(expected_modules(naming, symbols)))
+        return self._attempt(lambda: self.model.expected)
 
     @cached_property
     def placed(self) -> Mapping[Key, Placed]:

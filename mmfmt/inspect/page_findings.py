@@ -5,7 +5,8 @@ from itertools import groupby
 from typing import get_args
 from xml.etree.ElementTree import Element
 
-from mmfmt.inspect.markup import element
+from mmfmt.inspect.markup import element, table
+from mmfmt.verify.consumers import Choice
 from mmfmt.verify.findings import Level
 from mmfmt.verify.gate import Verdict
 from mmfmt.verify.reports.grouping import Group, grouped
@@ -22,7 +23,9 @@ def verdict_line(verdict: Verdict) -> Element:
     """What the gate says, in a word and in numbers."""
     word, state = ("failed", "error") if verdict.failures else ("ok", "good")
     badge = element("strong", word, class_=f"badge {state}")
-    return element("p", badge, element("span", ", ".join(counts(verdict))), class_="verdict")
+    why = () if verdict.report.count("error") else verdict.failures
+    told = ", ".join((*counts(verdict), *why))
+    return element("p", badge, element("span", told), class_="verdict")
 
 
 def findings_section(verdict: Verdict) -> Element:
@@ -36,6 +39,7 @@ def findings_section(verdict: Verdict) -> Element:
         *(_rule(groups, len(rules) <= _OPEN) for groups in rules),
         None if rules else nothing,
         *_remarks(verdict),
+        _consumers(verdict.report.consumers),
         id="findings",
     )
 
@@ -79,3 +83,19 @@ def _remarks(verdict: Verdict) -> Iterator[Element]:
         yield element("p", f"skipped {', '.join(ids)}: {reason}", class_="quiet")
     for notice in verdict.notices:
         yield element("p", notice, class_="quiet")
+
+
+def _consumers(choices: Sequence[Choice]) -> Element | None:
+    """Who reads what: each consumer's tokenizer, class and weights."""
+    if not choices:
+        return None
+    heads = [(name, "") for name in ("who", "tokenizer", "class", "weights", "")]
+    summary = element("summary", "Who reads what")
+    return element("details", summary, table(heads, map(_choice, choices)), class_="readers")
+
+
+def _choice(choice: Choice) -> Element:
+    names = (choice.tokenizer, choice.model, choice.weights)
+    cells = (element("td", element("code", name)) for name in names)
+    who = element("th", choice.consumer, scope="row")
+    return element("tr", who, *cells, element("td", choice.note, class_="alarm"))

@@ -1,10 +1,10 @@
 """The other sections of a page: totals, what the config says, sizes, modules, files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
 from mmfmt.inspect.facts import File, Group, Inspection, LayoutFacts, Node, Other, Part, Quantized
-from mmfmt.inspect.markup import Child, element
+from mmfmt.inspect.markup import Child, element, table
 from mmfmt.inspect.page_map import scheme_classes
 from mmfmt.inspect.wording import format_bits, format_count, format_share
 from mmfmt.sizes import format_bytes
@@ -63,20 +63,13 @@ def _group(group: Group) -> Element:
     return element("span", element("strong", group.scheme), f" {group.label}, for ", targets)
 
 
-def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Element]) -> Element:
-    """A table that scrolls sideways; heads with the class of their column."""
-    cells = (element("th", text, scope="col", class_=class_ or None) for text, class_ in heads)
-    head = element("thead", element("tr", *cells))
-    return element("div", element("table", head, element("tbody", *rows)), class_="scroll")
-
-
 def sizes_section(layout: LayoutFacts) -> Element:
     """Bytes part by part, each bar divided by scheme."""
     numbers = ("bytes", "share", "parameters", "bits", "tensors")
     heads = [("part", ""), ("", "bar"), *((name, "number") for name in numbers)]
     most = max((part.size.bytes for part in layout.parts), default=0)
     rows = (_part(part, layout, most) for part in layout.parts)
-    return element("section", element("h3", "Sizes"), _table(heads, rows))
+    return element("section", element("h3", "Sizes"), table(heads, rows))
 
 
 def _part(part: Part, layout: LayoutFacts, most: int) -> Element:
@@ -152,7 +145,7 @@ def others_section(layout: LayoutFacts) -> Element | None:
     return element(
         "section",
         element("h3", "Tensors of no module"),
-        _table(heads, _others(layout.others)),
+        table(heads, _others(layout.others)),
         element("p", f"and {more:,} more", class_="quiet") if more > 0 else None,
     )
 
@@ -172,7 +165,7 @@ def _others(others: Sequence[Other]) -> Iterator[Element]:
 def files_section(files: Sequence[File]) -> Element:
     """Every file with its size."""
     heads = [("file", ""), ("bytes", "number"), ("tensors", "number"), ("layout", ""), ("", "")]
-    return element("section", element("h2", "Files"), _table(heads, map(_file, files)), id="files")
+    return element("section", element("h2", "Files"), table(heads, map(_file, files)), id="files")
 
 
 def _file(file: File) -> Element:

@@ -31,10 +31,10 @@ def trained() -> transformers.PreTrainedModel:
     return loaded
 
 
-def text_model(kind: str) -> transformers.PreTrainedModel:
+def text_model(kind: str, **config: object) -> transformers.PreTrainedModel:
     """A random BF16 text model of a model_type."""
     torch.manual_seed(0)
-    model = build_model(model_config(kind, TEXT)).to(torch.bfloat16)
+    model = build_model(model_config(kind, TEXT, **config)).to(torch.bfloat16)
     assert isinstance(model, transformers.PreTrainedModel)
     return model
 

@@ -250,7 +250,10 @@ def test_quiet_prints_failures_only(verify: Run, repo: Path) -> None:
     assert "MMF105" in outcome.out
 
 
-@pytest.mark.parametrize("arguments", [("--level", "header"), ("--level", "bytes")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--level", "header"), ("--level", "bytes", "--select", "MMF3,MMF7")],
+)
 def test_upload_goes_through_the_gate(
     run: Run,
     verify: Run,

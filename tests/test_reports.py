@@ -313,14 +313,15 @@ def test_markdown_shows_hostile_texts_as_they_are(folder: Path) -> None:
 
 
 TEXT = st.text(st.characters(), max_size=30)
+FAMILY = sorted(rule for rule in RULES if rule.startswith("MMF1"))
 FINDINGS = st.builds(
-    finding, st.sampled_from(sorted(RULES)), TEXT.filter(bool), TEXT, TEXT, TEXT, st.booleans()
+    finding, st.sampled_from(FAMILY), TEXT.filter(bool), TEXT, TEXT, TEXT, st.booleans()
 )
 
 
 @given(st.lists(FINDINGS, max_size=6))
 def test_any_text_keeps_every_format_valid(folder: Path, findings: list[Finding]) -> None:
-    judged = verdict(folder, *findings, level="bytes")
+    judged = verdict(folder, *findings, select=("MMF1",))
     texts = {name: written(name, judged) for name in FORMATS}
     for text in texts.values():
         text.encode()

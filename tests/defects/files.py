@@ -145,6 +145,12 @@ DEFECTS: list[Defect] = [
     Defect("MMF201", "truncated in HF", truncate(HF)),
     Defect("MMF201", "empty", write(NATIVE, b"")),
     Defect("MMF201", "not safetensors", write(HF, b"version https://git-lfs.github.com/spec/v1\n")),
+    Defect(
+        "MMF201",
+        "no weights at all",
+        edit_json(INDEX, lambda b: b["weight_map"].update({"x": "tekken.json"})),
+        repo="sharded",
+    ),
     Defect("MMF202", "no format", edit_tensors(HF, len, {"made": "by hand"})),
     Defect("MMF202", "another format", edit_tensors(HF, len, {"format": "numpy"})),
     Defect("MMF203", "empty shard", empty_shard, repo="sharded"),

@@ -82,8 +82,6 @@ def absolute_path(subject: Subject) -> Iterator[Problem]:
     facts = table("hygiene")["absolute_path"]
     pattern = re.compile(facts["pattern"])
     for name, body in _bodies(subject):
-        if any(fnmatchcase(name, skipped) for skipped in facts["skip"]):
-            continue
         for keys, text in _strings(body):
             if pattern.match(text):
                 message = "is an absolute path of the machine that wrote it"
@@ -210,8 +208,12 @@ def _suffixes(section: str) -> tuple[str, ...]:
 
 
 def _bodies(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every JSON object at the top of the repo; what is none is another rule's business."""
+    """Every JSON object at the top of the repo but the vocabularies, which are large.
+
+    What is no JSON object is another rule's business.
+    """
+    large = table("hygiene")["vocabulary"]["files"]
     for name in subject.repo.names:
-        if name.endswith(".json"):
+        if name.endswith(".json") and not any(fnmatchcase(name, pattern) for pattern in large):
             with suppress(MmfmtError):
                 yield name, subject.repo.json(name)

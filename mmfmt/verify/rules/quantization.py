@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from mmfmt.checkpoint import LINEAR_KINDS, Module
-from mmfmt.entries import by_name
 from mmfmt.configs import CONFIG
+from mmfmt.entries import by_name
 from mmfmt.ignore import IgnoreReader, fused_groups, mixed_groups, readers_of
 from mmfmt.model import Model, kv_cache_faults
 from mmfmt.quantization import (

@@ -34,9 +34,19 @@ def native_defaults() -> Mapping[str, Any]:
     return flatten({r["native"]: r["native_default"] for r in rows() if "native_default" in r})
 
 
-def holds(row: Field, path: str) -> bool:
-    """Whether a path in params.json is that of a row, or lies in the section that it is."""
-    return f"{path}.".startswith(f"{row['native']}.")
+def has_meaning(path: str) -> bool:
+    """Whether a field of params.json says something of the weights or the arithmetic.
+
+    It does where its path is that of a row, or lies in the section that is one, but for those
+    that are `supplied`.
+    """
+    parts = path.split(".")
+    return any(".".join(parts[:count]) in _meaningful() for count in range(1, len(parts) + 1))
+
+
+@cache
+def _meaningful() -> frozenset[str]:
+    return frozenset(row["native"] for row in rows() if "supplied" not in row)
 
 
 def text_path(path: str) -> str:

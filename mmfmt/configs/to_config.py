@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mmfmt.configs.fields import Field, holds, json_path, native_defaults, rows, rows_of
+from mmfmt.configs.fields import Field, has_meaning, json_path, native_defaults, rows_of
 from mmfmt.configs.hf import DEFAULT_TEXT, EXTRAS, MULTIMODAL, PARAMS, HfConfig
 from mmfmt.configs.rope import rope_keys, scaling_keys
 from mmfmt.configs.to_params import nest, own_fields, supplied_fields
@@ -158,7 +158,7 @@ def _extras(said: Params, config: HfConfig) -> dict[str, Any]:
     back = _way_back(config)
     for path, value in said.items():
         known = back.get(path, native_defaults().get(path))
-        if known != value and _has_meaning(path):
+        if known != value and has_meaning(path):
             problem = f"{value!r} cannot be carried: {config.model_type} of transformers"
             raise MmfmtError(f"{PARAMS}: {path}", f"{problem} has {known!r} or no place for it")
     back |= supplied_fields(config)
@@ -170,8 +170,3 @@ def _way_back(config: HfConfig) -> dict[str, Any]:
         return own_fields(config, has_output=True)
     except MmfmtError as error:
         raise MmfmtError(PARAMS, f"cannot be carried: it would make a {error}") from error
-
-
-def _has_meaning(path: str) -> bool:
-    """Whether a field says something of the weights or the arithmetic, as far as is known."""
-    return any(holds(row, path) and "supplied" not in row for row in rows())

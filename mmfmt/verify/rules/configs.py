@@ -6,7 +6,7 @@ from typing import Any
 
 from mmfmt.checkpoint import Module
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.configs.fields import Field, holds, native_defaults, rows
+from mmfmt.configs.fields import has_meaning, native_defaults, rows
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
 from mmfmt.model import Model, head_dim_faults
@@ -94,12 +94,8 @@ def _compared(said: dict[str, Any], found: dict[str, Any]) -> list[str]:
         if path.rpartition(".")[0] in sections:
             said.setdefault(path, value)
             found.setdefault(path, value)
-    compared = {path for path in {*said, *found} if any(_known(row, path) for row in rows())}
+    compared = filter(has_meaning, {*said, *found})
     return sorted(path for path in compared if _must_agree(path, said, found))
-
-
-def _known(row: Field, path: str) -> bool:
-    return holds(row, path) and "supplied" not in row
 
 
 def _must_agree(path: str, said: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

@@ -100,12 +100,14 @@ def ignore_reader(label: str, family: Family) -> IgnoreReader:
 
 def readers_of(file: str, family: Family) -> list[IgnoreReader]:
     """The programs that read lists of modules in a config file, and load models of a family."""
-    reading = (
-        label
-        for label, columns in table("ignore_readers").items()
-        if columns["file"] == file and family.unread.keys().isdisjoint(columns.get("unread", ()))
-    )
+    readers = table("ignore_readers").items()
+    reading = [label for label, c in readers if c["file"] == file and _reads(c, family)]
     return [ignore_reader(label, family) for label in reading]
+
+
+def _reads(columns: Mapping[str, Any], family: Family) -> bool:
+    loads = family.unread.keys().isdisjoint(columns.get("unread", ()))
+    return loads and family.label not in columns.get("except", ())
 
 
 def ignore_lists(

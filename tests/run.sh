@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install everything the tests need into .venv, then lint, check types, test.
 #   tests/run.sh            unit and property tests
-#   tests/run.sh --engine   and the suite that serves checkpoints in vLLM (own venv, .venv-vllm)
+#   tests/run.sh --engine   and the suites that serve checkpoints in vLLM and verify what
+#                           llm-compressor and AutoRound export (venvs of their own)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,8 +17,11 @@ bash tests/hook_torchvision.sh .venv/bin/python
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/pytest -q -n auto
+.venv/bin/python -m tests.defects
 
 if [ "${1:-}" = --engine ]; then
   bash tests/engine/setup_vllm.sh .venv-vllm
   MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine
+  bash tests/exports/setup_exports.sh .venv-exports
+  MMFMT_EXPORT_PYTHON="$PWD/.venv-exports/bin/python" .venv/bin/pytest -q -m exports tests/exports
 fi

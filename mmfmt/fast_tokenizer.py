@@ -69,16 +69,16 @@ class FastTokenizer:
         return 1 + max(highest, *self.ids.values(), -1)
 
     @cached_property
-    def merges(self) -> tuple[tuple[str, str], ...]:
-        """What is merged with what, in order."""
-        return tuple(self._pairs())
+    def merges(self) -> list[str]:
+        """What is merged with what, in order: two tokens and a space between, as files of old."""
+        return list(self._pairs())
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
+    def _pairs(self) -> Iterator[str]:
         for number, merge in enumerate(self.model.get("merges") or []):
             pair = merge.split(" ") if isinstance(merge, str) else merge
             if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
                 raise MmfmtError(f"{self.name}: model.merges[{number}]", "is not a pair of tokens")
-            yield pair[0], pair[1]
+            yield f"{pair[0]} {pair[1]}"
 
     @property
     def steps(self) -> list[Mapping[str, Any]]:

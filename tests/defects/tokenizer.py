@@ -62,6 +62,13 @@ def swap_merges(merges: list[Any]) -> None:
     merges[0], merges[-1] = merges[-1], merges[0]
 
 
+def twice(merges: list[Any]) -> None:
+    """Put one way to make a token in the place of another, as if it were two."""
+    made = ["".join(merge) for merge in merges]
+    first = next(n for n, token in enumerate(made) if made.count(token) > 1)
+    merges[first + 1] = merges[first]
+
+
 def pattern(text: str) -> Damage:
     """Give tokenizer.json another pattern."""
 
@@ -168,6 +175,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF603", "unlike", vocabulary(lambda v: v.update(zzz=v.pop("Ġrobo")))),
     Defect("MMF604", "one less", merge_list(lambda merges: merges.pop(50))),
     Defect("MMF604", "order", merge_list(swap_merges)),
+    Defect("MMF604", "twice", merge_list(twice)),
     Defect("MMF604", "whole words", set_field(FAST, "model.ignore_merges", False)),
     Defect(
         *("MMF605", "Llama 3", pattern(LLAMA3)),

@@ -161,8 +161,8 @@ def merges(subject: Subject) -> Iterator[Problem]:
             yield Problem(FAST, "model.merges", fault, _AGAIN)
 
 
-def _merge_fault(found: Sequence[tuple[str, str]], ranks: Mapping[str, int]) -> str | None:
-    made = [left + right for left, right in found]
+def _merge_fault(pairs: Sequence[str], ranks: Mapping[str, int]) -> str | None:
+    made = [pair.replace(" ", "", 1) for pair in pairs]
     order = [ranks.get(piece, -1) for piece in made]
     for piece, before, rank in zip(made[1:], order, order[1:], strict=False):
         if rank < before:
@@ -175,7 +175,7 @@ def _merge_fault(found: Sequence[tuple[str, str]], ranks: Mapping[str, int]) -> 
                 expected += 1
         if ways[piece] != expected:
             return f"{bytes_of(piece)!r} is made in {ways[piece]} ways, expected {expected}"
-    return None
+    return "has a pair twice" if len(set(pairs)) < len(pairs) else None
 
 
 @rule("MMF605")

@@ -174,7 +174,7 @@ def test_tinystral(tmp_path: Path, to_consolidated: Run, source: Path, label: st
     target = converted(to_consolidated, folder, tmp_path / "out", "--reader", label)
     check_against_source(folder, target, label, "legacy")
     names = {path.name for path in target.iterdir()}
-    assert names == {"consolidated.safetensors", "params.json", "tekken.json"}
+    assert names == {"consolidated.safetensors", "params.json", "tekken.json", "README.md"}
     assert (target / "tekken.json").read_bytes() == builders.TEKKEN.read_bytes()
 
 

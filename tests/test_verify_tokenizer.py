@@ -142,19 +142,23 @@ def test_a_fast_tokenizer_is_what_the_library_reads() -> None:
 # --- the rules --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", tokenizer_repos.VERSIONS)
-def test_every_version_is_clean(version: str, tmp_path: Path) -> None:
-    """Small tekkens of the versions that are in use, in both layouts, loaders included."""
-    repo = tokenizer_repos.versioned(version, tmp_path / "repo")
+@pytest.fixture(scope="module", params=tokenizer_repos.VERSIONS)
+def of_version(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repo with both layouts and a small tekken of a version that is in use."""
+    repo = tokenizer_repos.versioned(request.param, tmp_path_factory.mktemp("tekken") / "repo")
     convert(repo)
-    clean = verify(open_repo(repo))
+    return repo
+
+
+def test_every_version_is_clean(of_version: Path) -> None:
+    """The loaders included."""
+    clean = verify(open_repo(of_version))
     assert clean.findings == () and clean.skipped == ()
 
 
-@pytest.mark.parametrize("version", tokenizer_repos.VERSIONS)
-def test_rows_to_spare_hide_a_shift(version: str, tmp_path: Path) -> None:
+def test_rows_to_spare_hide_a_shift(of_version: Path, tmp_path: Path) -> None:
     """One special token less and as many ids: mistral-common loads it without a word."""
-    repo = tokenizer_repos.versioned(version, tmp_path / "repo")
+    repo = Path(shutil.copytree(of_version, tmp_path / "repo"))
     set_field(TEKKEN, "config.default_num_special_tokens", 31)(repo)
     raw = MistralTokenizer.from_file(str(repo / TEKKEN)).instruct_tokenizer.tokenizer
     fast = Tokenizer.from_file(str(repo / FAST))

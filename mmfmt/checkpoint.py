@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from mmfmt.errors import MmfmtError
 from mmfmt.extras import Extra, extra
@@ -47,13 +47,22 @@ class Module:
         if any(suffixes[suffix].get("quantized") for suffix in self.parameters):
             return True
         weight = self.parameters.get("weight")
-        return weight is not None and weight.entry.dtype not in FLOATS
+        return weight is not None and weight.entry.dtype in _quantized_dtypes()
 
     @property
     def fused_group(self) -> tuple[str, Slots, str]:
         """Equal for modules that loaders fuse into one (q, k, v; gate, up)."""
         parent = self.name.rpartition(".")[0]
         return (parent, self.slots, self.row.fused or self.name)
+
+
+@cache
+def _quantized_dtypes() -> set[str]:
+    """Dtypes that some scheme stores a `weight` in: F64 or I16 is no quantization, but a fault."""
+    parameters = (columns.get("parameters", {}) for columns in table("schemes").values())
+    return {
+        dtype for found in parameters if "weight" in found for dtype in found["weight"]["dtype"]
+    }
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from tests.damage import Tensors, drop, edit_tensors, put, set_field
 from tests.defects.defect import Defect
 from tests.repos import CONFIG, HF, NATIVE
 
-TEXT = "language_model.model"
+TEXT, WQ = "language_model.model", "layers.0.attention.wq.weight"
 
 
 def nest(tensors: Tensors) -> None:
@@ -69,6 +69,8 @@ DEFECTS: list[Defect] = [
     Defect(
         "MMF303", "short norm", put(NATIVE, "norm.weight", torch.ones(255, dtype=torch.bfloat16))
     ),
+    Defect("MMF303", "F64 norm", put(NATIVE, "norm.weight", torch.ones(256).double())),
+    Defect("MMF303", "numbers", put(NATIVE, WQ, torch.ones(512, 256).short()), repo="bf16"),
     Defect("MMF303", "bias", put(NATIVE, "vision_language_adapter.w_in.bias", torch.ones(256))),
     Defect("MMF304", "nested", edit_tensors(HF, nest), repo="hf-bf16", seen="llm-compressor#2568"),
     Defect(

@@ -2,9 +2,18 @@
 # Install everything the tests need into .venv, then lint, check types, test.
 #   tests/run.sh            unit and property tests
 #   tests/run.sh --engine   and the suites that serve checkpoints in vLLM and verify what
-#                           llm-compressor and AutoRound export (venvs of their own)
+#                           llm-compressor and AutoRound export (venvs of their own), and ten
+#                           times as many hostile repos
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --engine ]; then
+  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
+  # mostly waiting for downloads: beside the tests
+  (bash tests/engine/setup_vllm.sh .venv-vllm && bash tests/exports/setup_exports.sh .venv-exports) &
+  setup=$!
+  trap 'kill "$setup" 2>/dev/null || true' EXIT
+fi
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
 # torch first: a plain requirement would fetch the CUDA build
@@ -20,8 +29,7 @@ bash tests/hook_torchvision.sh .venv/bin/python
 .venv/bin/python -m tests.defects
 
 if [ "${1:-}" = --engine ]; then
-  bash tests/engine/setup_vllm.sh .venv-vllm
+  wait "$setup"
   MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine
-  bash tests/exports/setup_exports.sh .venv-exports
   MMFMT_EXPORT_PYTHON="$PWD/.venv-exports/bin/python" .venv/bin/pytest -q -m exports tests/exports
 fi

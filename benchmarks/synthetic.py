@@ -14,7 +14,6 @@ from mmfmt.header import Entry, Header, encode_header, nbytes
 from mmfmt.layout import family, flatten
 from mmfmt.naming import naming
 from mmfmt.quantization import parse_quantization
-from mmfmt.repo import index_body
 
 Tensor = tuple[str, str, tuple[int, ...]]
 

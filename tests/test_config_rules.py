@@ -1,5 +1,6 @@
 """What the 5xx rules say of readers, held to transformers."""
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from mmfmt.configs import HfConfig, attention_factor, effective_tie, mscales
 from mmfmt.schemas import table
 from tests import builders
+from tests.conftest import Run
+from tests.damage import drop_field
 
 CLASSES = {
     "mistral": transformers.MistralConfig,
@@ -93,9 +96,19 @@ def test_attention_factor_of_medium(applies: bool) -> None:
     assert found == pytest.approx(attention_factor(rope))
 
 
-def test_no_head_dim_is_taken_from_the_heads(tmp_path: Path) -> None:
+def test_no_head_dim_is_taken_from_the_heads() -> None:
     """The guess that MMF508 warns of."""
     text = builders.TINY.text()
     del text["head_dim"]
     config = transformers.MistralConfig(**text)
     assert config.head_dim == builders.TINY.hidden // builders.TINY.heads != builders.TINY.head_dim
+
+
+def test_a_head_size_that_only_the_tensors_show_is_not_converted(
+    to_consolidated: Run, tmp_path: Path
+) -> None:
+    """params.json would get the guess."""
+    repo = shutil.copytree(builders.BF16, tmp_path / "repo")
+    drop_field("config.json", "text_config.head_dim")(repo)
+    error = to_consolidated(repo, tmp_path / "out").error
+    assert "text_config.head_dim: is missing" in error and "= 32, but Q and K have 64" in error

@@ -76,12 +76,15 @@ def scheme(name: str) -> Any:
     )
 
 
-def compressed(weight: torch.Tensor, scheme: Any) -> Tensors:
-    """The parameters that compressed-tensors writes for one weight."""
+def compressed(weight: torch.Tensor, scheme: Any, largest: float | None = None) -> Tensors:
+    """The parameters that compressed-tensors writes for one weight.
+
+    `largest` is what NVFP4's global scale is made for, the weight's own where not said.
+    """
     weights, more = scheme.weights, {}
     state = {"weight": weight}
     if weights.strategy == "tensor_group":
-        more["global_scale"] = torch.tensor([448 * 6 / weight.abs().max().float().item()])
+        more["global_scale"] = torch.tensor([448 * 6 / (largest or weight.abs().max().item())])
         state["weight_global_scale"] = more["global_scale"]
     if weights.strategy == "block":
         rows, columns = weights.block_structure

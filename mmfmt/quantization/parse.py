@@ -66,6 +66,9 @@ def parse_quantization(
         problem = _REFUSED.get(method, f"{method or 'none'!r} is not supported")
         raise MmfmtError(f"{place}.quant_method", problem)
     _check_patterns(body.get("ignore"), f"{place}.ignore")
+    # transformers takes every entry of this list for an expression
+    parts = [f"{REGEX}{entry}" for entry in body.get("modules_to_not_convert") or ()]
+    _check_patterns(parts, f"{place}.modules_to_not_convert")
     schemes = tuple(_PARSERS[method](body, place))
     return Quantization(method, body, place, family, schemes)
 
@@ -192,8 +195,6 @@ def _unsupported(scheme: Scheme, weights: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _fp8(body: Mapping[str, Any], place: str) -> Iterator[Scheme]:
-    patterns = [f"{REGEX}{entry}" for entry in body.get("modules_to_not_convert") or ()]
-    _check_patterns(patterns, f"{place}.modules_to_not_convert")
     block = _block(body.get("weight_block_size"), f"{place}.weight_block_size")
     activations = body.get("activation_scheme", "dynamic")
     if activations not in ("static", "dynamic"):

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmfmt.checkpoint import Module
+from mmfmt.entries import REGEX, by_name
 from mmfmt.errors import MmfmtError
 from mmfmt.model import MODELOPT, Model
-from mmfmt.quantization import CT, METHODS, method_of
+from mmfmt.quantization import CT, METHODS, Quantization, method_of
 from mmfmt.quantization.section import HF_KEY, NATIVE_KEY
 from mmfmt.verify.findings import REMOVE, Edit
 
@@ -16,10 +18,10 @@ _NATIVE_METHODS = (CT, "mistral-fp8")
 def misplaced_section(model: Model) -> str:
     """The key of a section that readers of the file look for under the other key; or empty."""
     body = model.body.get(NATIVE_KEY)
-    if not body:
+    if not isinstance(body, Mapping) or method_of(body) not in METHODS:
         return ""
-    misplaced = method_of(body) in METHODS and method_of(body) not in _NATIVE_METHODS
-    return NATIVE_KEY if misplaced or not model.native else ""
+    misplaced = not model.native or method_of(body) not in _NATIVE_METHODS
+    return NATIVE_KEY if misplaced else ""
 
 
 def moved(model: Model) -> tuple[Edit, ...]:
@@ -42,10 +44,22 @@ def unreadable_section(model: Model) -> MmfmtError | None:
     """Why a section cannot be understood, where the rest of its file can."""
     _ = model.body, model.checkpoint.naming
     try:
-        _ = model.quantization
+        if model.quantization:
+            _try_expressions(model.quantization, model.checkpoint.linears)
     except MmfmtError as error:
         return error
     return None
+
+
+def _try_expressions(quantization: Quantization, modules: list[Module]) -> None:
+    """MmfmtError for an expression that takes too long on the longest name of a module."""
+    targets = [target for scheme in quantization.schemes for target in scheme.targets]
+    entries = (*(quantization.body.get("ignore") or ()), *targets)
+    if expressions := [entry for entry in entries if entry.startswith(REGEX)]:
+        names = (name for module in modules for name in quantization.known_names(module))
+        longest = max(names, key=len, default="")
+        for expression in expressions:
+            by_name([expression])(longest)
 
 
 def compressed_section(model: Model) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ SECTION = "quantization_config"
 GROUP = f"{SECTION}.config_groups.group_0"
 WEIGHTS = f"{GROUP}.weights"
 NATIVE_WEIGHTS = "quantization.config_groups.group_0.weights"
+SLOW = r"re:(.*)(.*)(.*)(.*)(.*)\1\2\3\4[A-Z]"
 MODELOPT = "hf_quant_config.json"
 
 
@@ -48,6 +49,7 @@ DEFECTS: list[Defect] = [
     invalid("list for groups", f"{SECTION}.config_groups", ["W4A16"]),
     invalid("expression", f"{SECTION}.ignore", ["re:(vision"]),
     invalid("expression in targets", f"{GROUP}.targets", ["re:*proj"]),
+    invalid("slow expression", f"{SECTION}.ignore", [SLOW]),
     invalid("sparsity", f"{SECTION}.sparsity_config", {"format": "sparse-24-bitmask"}),
     Defect(
         "MMF410",

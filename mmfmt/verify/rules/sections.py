@@ -34,8 +34,9 @@ def invalid_quantization_section(subject: Subject) -> Iterator[Problem]:
     """
     for model in subject.models:
         if error := unreadable_section(model):
-            file, _, location = error.place.partition(": ")
-            yield Problem(file, location, error.problem, error.fix or "mend or remove it")
+            file, colon, location = error.place.partition(": ")
+            place = (file, location) if colon else (model.config_file, file)
+            yield Problem(*place, error.problem, error.fix or "mend or remove it")
 
 
 @rule("MMF410")

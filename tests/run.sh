@@ -2,13 +2,11 @@
 # Install everything the tests need into .venv, then lint, check types, test.
 #   tests/run.sh            unit and property tests
 #   tests/run.sh --engine   and the suites that serve checkpoints in vLLM and verify what
-#                           llm-compressor and AutoRound export (venvs of their own), and ten
-#                           times as many hostile repos
+#                           llm-compressor and AutoRound export (venvs of their own)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = --engine ]; then
-  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
   # mostly waiting for downloads: beside the tests
   (bash tests/engine/setup_vllm.sh .venv-vllm && bash tests/exports/setup_exports.sh .venv-exports) &
   setup=$!

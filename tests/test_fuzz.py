@@ -1,0 +1,76 @@
+"""Hostile repos: exit 1 or 2 with a reason, never a traceback, a hang or a memory blow-up.
+
+The cases are the same in every run. MMFMT_FUZZ_CASES says how many repos are verified (2,000 if
+not said), and a hundredth as many go through every command.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmfmt.errors import printable
+from mmfmt.verify.run import rules_of
+from tests.conftest import Run
+from tests.fuzz import campaign, oracle
+from tests.fuzz.cases import Case
+from tests.fuzz.disk import laid_out
+from tests.fuzz.memory import Content, Files
+from tests.fuzz.micro import MAKERS, good_files
+
+CASES = int(os.environ.get("MMFMT_FUZZ_CASES", "2000"))
+# parts that several processes share; most cases go to the repo that is verified fastest
+PARTS = [
+    *(("modelopt", part) for part in range(17)),
+    *((repo, 0) for repo in MAKERS if repo != "modelopt"),
+]
+HEADER_RULES = ",".join(rule.id for rule in rules_of("header"))
+
+
+@pytest.mark.parametrize("repo", MAKERS)
+def test_repos_are_good_before_they_are_mutated(repo: str) -> None:
+    verdict = oracle.judged(good_files(repo), rules_of("header"))
+    assert verdict and not verdict.report.count("error") and verdict.report.skipped == ()
+
+
+@pytest.mark.parametrize(("repo", "part"), PARTS)
+def test_hostile_repos_are_verified(repo: str, part: int) -> None:
+    """One case in ten thousand that does harm fails this; its name makes it again."""
+    count = max(CASES // len(PARTS), 1)
+    outcomes = campaign.run(Case(repo, part, number) for number in range(count))
+    assert outcomes.total() == count
+    assert outcomes["failed"] and outcomes["passed"], "mutations that all do the same try nothing"
+
+
+COMMANDS = {
+    "verify": ("verify", "{repo}", "--select", HEADER_RULES),
+    "fix": ("verify", "{repo}", "--select", HEADER_RULES, "--fix", "--format", "markdown"),
+    "inspect": ("inspect", "{repo}"),
+    "page": ("inspect", "{repo}", "--html", "{out}.html"),
+    "to consolidated": ("convert", "hf-to-consolidated", "{repo}", "{out}"),
+    "to HF": ("convert", "consolidated-to-hf", "{repo}", "{out}"),
+    "reorder": ("convert", "reorder", "{repo}", "{out}", "--reader", "native"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_on_hostile_repos(command: str, tmp_path: Path, run: Run) -> None:
+    """Exit 0, 1 or 2, one line on stderr for 2, and nothing that a terminal would obey."""
+    for number in range(max(CASES // 100 // len(COMMANDS), 1)):
+        case, repo = Case("pixtral", 1000, number), tmp_path / str(number)
+        repo.mkdir()
+        if laid_out(case.files(), repo):
+            words = (w.format(repo=repo, out=f"{repo}-out") for w in COMMANDS[command])
+            outcome = run(*words)
+            assert outcome.code in (0, 1, 2), case
+            for line in (outcome.out + outcome.err).splitlines():
+                assert line == printable(line), (case, line)
+            assert outcome.code != 2 or outcome.error, case
+
+
+# --- that the oracle would see it ---
+
+
+def broken(name: str, text: bytes) -> Files:
+    """A good repo with another file in the place of one."""
+    return {**good_files("modelopt"), name: Content(text)}

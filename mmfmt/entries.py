@@ -2,8 +2,11 @@
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import lru_cache
+from math import prod
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from mmfmt.errors import MmfmtError
@@ -14,48 +17,90 @@ if TYPE_CHECKING:
 REGEX = "re:"
 # of every linear module
 CLASSES = frozenset({"Linear", "Module"})
-# CPU seconds for one name: patterns come from files, and may be made to take for ever
-_PATIENCE = 0.01
+# patterns come from files, and may be made to take for ever, or all memory
+_LONGEST = 5_000
+_MOST_REPEATS = 10_000
+_COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
+# seconds for one name, and for a list with all names
+_PATIENCE, _PATIENCE_FOR_ALL = 0.1, 2.0
 
 Test = Callable[[str], bool]
 """Whether any entry of a list means a module name."""
 
 
 def pattern_fault(entry: str) -> str | None:
-    """Why an `re:` entry is no regular expression; None for every other entry."""
-    if entry.startswith(REGEX):
-        try:
-            re.compile(entry.removeprefix(REGEX))
-        except (re.error, OverflowError, RecursionError) as error:
-            return f"{entry!r} is not a regular expression: {error}"
+    """Why an `re:` entry is no regular expression to work with; None for every other entry."""
+    return _fault(entry.removeprefix(REGEX)) if entry.startswith(REGEX) else None
+
+
+@lru_cache(maxsize=1024)
+def _fault(expression: str) -> str | None:
+    if len(expression) > _LONGEST:
+        return f"{expression!r} is longer than {_LONGEST} characters"
+    if _repeats(expression) > _MOST_REPEATS:
+        return f"{expression!r} repeats a part more than {_MOST_REPEATS} times"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{expression!r} is not a regular expression: {error}"
     return None
 
 
-@cache
+def _repeats(expression: str) -> int:
+    """How often a part may be repeated by numbers, were each inside the others."""
+    counts = (max(int(number[:9] or 1) for number in pair) for pair in _COUNTS.findall(expression))
+    return prod(max(count, 1) for count in counts)
+
+
+@lru_cache(maxsize=1024)
 def _compiled(expression: str) -> "Pattern[str]":
     import regex  # gives up after a while, where `re` does not
 
+    if fault := _fault(expression):
+        raise MmfmtError("ignore", fault)
     try:
         return regex.compile(expression)
-    except regex.error as error:
+    except (regex.error, RecursionError) as error:
         problem = f"{expression!r} is not a regular expression: {error}"
         raise MmfmtError("ignore", problem) from error
 
 
-def _matches(expression: str, name: str) -> bool:
-    try:
-        return _compiled(expression).match(name, timeout=_PATIENCE) is not None
-    except TimeoutError as error:
-        problem = f"{expression!r} takes too long on {name}"
-        raise MmfmtError("ignore", problem, "write a simpler regular expression") from error
+class _Expressions:
+    """Regular expressions of a list; MmfmtError where they take too long."""
+
+    def __init__(self, expressions: Iterable[str]) -> None:
+        self._expressions = list(expressions)
+        self._left = _PATIENCE_FOR_ALL
+
+    def match(self, name: str) -> bool:
+        """Whether one of them matches the beginning of a name."""
+        if self._left < 0:
+            raise MmfmtError("ignore", "its regular expressions take too long", _SIMPLER)
+        start = perf_counter()
+        try:
+            return any(self._matches(expression, name) for expression in self._expressions)
+        finally:
+            self._left -= perf_counter() - start
+
+    def _matches(self, expression: str, name: str) -> bool:
+        try:
+            return _compiled(expression).match(name, timeout=_PATIENCE) is not None
+        except TimeoutError as error:
+            raise MmfmtError(
+                "ignore", f"{expression!r} takes too long on {name}", _SIMPLER
+            ) from error
+
+
+_SIMPLER = "write simpler regular expressions"
 
 
 def by_name(entries: Iterable[str]) -> Test:
     """Exact names, and `re:` expressions anchored at the start only (compressed-tensors, vLLM)."""
     listed = list(entries)
     names = {entry for entry in listed if not entry.startswith(REGEX)}
-    expressions = [entry.removeprefix(REGEX) for entry in listed if entry.startswith(REGEX)]
-    return lambda name: name in names or any(_matches(e, name) for e in expressions)
+    expressions = _Expressions(e.removeprefix(REGEX) for e in listed if e.startswith(REGEX))
+    return lambda name: name in names or expressions.match(name)
 
 
 def by_exact_name(entries: Iterable[str]) -> Test:
@@ -75,8 +120,8 @@ def by_part(entries: Iterable[str]) -> Test:
     transformers' should_convert_module.
     """
     listed = list(entries)
-    heads = [rf"(?:{entry})(?:(?<=\.)|(?=\.|$))" for entry in listed]
-    return lambda name: any(map(name.endswith, listed)) or any(_matches(h, name) for h in heads)
+    heads = _Expressions(rf"(?:{entry})(?:(?<=\.)|(?=\.|$))" for entry in listed)
+    return lambda name: any(map(name.endswith, listed)) or heads.match(name)
 
 
 def by_substring(entries: Iterable[str]) -> Test:
@@ -95,7 +140,8 @@ def by_glob(entries: Iterable[str]) -> Test:
     """A part of a name, or a shell pattern (vLLM's ModelOpt)."""
     listed = list(entries)
     inside = by_substring(listed)
-    return lambda name: inside(name) or any(fnmatch.fnmatchcase(name, e) for e in listed)
+    patterns = [re.compile(fnmatch.translate(entry)) for entry in listed]
+    return lambda name: inside(name) or any(pattern.match(name) for pattern in patterns)
 
 
 MATCHERS: Mapping[str, Callable[[Iterable[str]], Test]] = {

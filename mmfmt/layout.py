@@ -102,7 +102,7 @@ class Row:
 
     def count(self, symbols: Symbols) -> int:
         """How many instances there are; a hostile config may ask for any number."""
-        return prod(max(numbers.stop - numbers.start, 0) for numbers in self._ranges(symbols))
+        return prod(numbers.stop - numbers.start for numbers in self._ranges(symbols))
 
     @cached_property
     def _used_slots(self) -> list[tuple[str, str]]:
@@ -114,9 +114,9 @@ class Row:
 
     def _range(self, slot: str, count: int, symbols: Symbols) -> range:
         if slot != "layer":
-            return range(count)
-        first = _limit(self.first, symbols, 0)
-        return range(first, min(_limit(self.until, symbols, count), count))
+            return range(max(count, 0))
+        end = min(_limit(self.until, symbols, count), count)
+        return range(min(_limit(self.first, symbols, 0), end), end)
 
     def has_bias(self, symbols: Symbols) -> bool:
         """Whether the module has a bias."""

@@ -310,7 +310,7 @@ BAD = {
                 }
             }
         ),
-        ["'re:*' is not a regular expression"],
+        ["'*' is not a regular expression"],
     ),
     "config says 8 bits": (
         quantized(

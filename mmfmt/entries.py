@@ -4,12 +4,12 @@ import fnmatch
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from mmfmt.errors import MmfmtError
+from mmfmt.lazy import settled
 
 if TYPE_CHECKING:
     from regex import Pattern
@@ -18,11 +18,14 @@ REGEX = "re:"
 # of every linear module
 CLASSES = frozenset({"Linear", "Module"})
 # patterns come from files, and may be made to take for ever, or all memory
-_LONGEST = 5_000
 _MOST_REPEATS = 10_000
 _COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
-# seconds for one name, and for a list with all names
+# characters of one, and of all in a list
+_LONGEST, _LONGEST_LIST = 5_000, 200_000
+# seconds for one name, and for all names
 _PATIENCE, _PATIENCE_FOR_ALL = 0.1, 2.0
+# what means something else inside another expression: flags, groups by name or number
+_ALONE = re.compile(r"\(\?[^:=!<]|\(\?<[^=!]|\\\d|\\g")
 
 Test = Callable[[str], bool]
 """Whether any entry of a list means a module name."""
@@ -33,7 +36,6 @@ def pattern_fault(entry: str) -> str | None:
     return _fault(entry.removeprefix(REGEX)) if entry.startswith(REGEX) else None
 
 
-@lru_cache(maxsize=1024)
 def _fault(expression: str) -> str | None:
     if len(expression) > _LONGEST:
         return f"{expression!r} is longer than {_LONGEST} characters"
@@ -53,21 +55,8 @@ def _repeats(expression: str) -> int:
     return prod(max(count, 1) for count in counts)
 
 
-@lru_cache(maxsize=1024)
-def _compiled(expression: str) -> "Pattern[str]":
-    import regex  # gives up after a while, where `re` does not
-
-    if fault := _fault(expression):
-        raise MmfmtError("ignore", fault)
-    try:
-        return regex.compile(expression)
-    except (regex.error, RecursionError) as error:
-        problem = f"{expression!r} is not a regular expression: {error}"
-        raise MmfmtError("ignore", problem) from error
-
-
 class _Expressions:
-    """Regular expressions of a list; MmfmtError where they take too long."""
+    """Regular expressions of a list. MmfmtError for one that is none, or takes too long."""
 
     def __init__(self, expressions: Iterable[str]) -> None:
         self._expressions = list(expressions)
@@ -75,24 +64,37 @@ class _Expressions:
 
     def match(self, name: str) -> bool:
         """Whether one of them matches the beginning of a name."""
-        if self._left < 0:
-            raise MmfmtError("ignore", "its regular expressions take too long", _SIMPLER)
         start = perf_counter()
         try:
-            return any(self._matches(expression, name) for expression in self._expressions)
-        finally:
-            self._left -= perf_counter() - start
-
-    def _matches(self, expression: str, name: str) -> bool:
-        try:
-            return _compiled(expression).match(name, timeout=_PATIENCE) is not None
+            timeout = min(self._left, _PATIENCE)
+            return any(each.match(name, timeout=timeout) for each in self._compiled)
         except TimeoutError as error:
-            raise MmfmtError(
-                "ignore", f"{expression!r} takes too long on {name}", _SIMPLER
-            ) from error
+            first = f"{self._expressions[0]!r}" + (", ..." if self._expressions[1:] else "")
+            fix = "write simpler regular expressions"
+            raise MmfmtError("ignore", f"{first} takes too long on {name}", fix) from error
+        finally:
+            self._left = max(self._left - (perf_counter() - start), 0)
+
+    @settled
+    def _compiled(self) -> "list[Pattern[str]]":
+        """The expressions, as many as possible in one: a list may have hundreds."""
+        if sum(map(len, self._expressions)) > _LONGEST_LIST:
+            raise MmfmtError("ignore", f"has more than {_LONGEST_LIST} characters")
+        for fault in filter(None, map(_fault, self._expressions)):
+            raise MmfmtError("ignore", fault)
+        alone = [each for each in self._expressions if _ALONE.search(each)]
+        joined = "|".join(f"(?:{each})" for each in self._expressions if each not in alone)
+        return [_compile(each) for each in (*alone, joined) if each]
 
 
-_SIMPLER = "write simpler regular expressions"
+def _compile(expression: str) -> "Pattern[str]":
+    import regex  # gives up after a while, where `re` does not
+
+    try:
+        return regex.compile(expression)
+    except (regex.error, RecursionError) as error:
+        problem = f"{expression!r} is not a regular expression: {error}"
+        raise MmfmtError("ignore", problem) from error
 
 
 def by_name(entries: Iterable[str]) -> Test:

@@ -97,7 +97,9 @@ class Row:
     def instances(self, symbols: Symbols) -> Iterator[Slots]:
         """The slot values of every instance of the module in a model."""
         slots = [slot for slot, _ in self._used_slots]
-        for values in product(*self._ranges(symbols)):
+        # product lists every range, be another one empty
+        ranges = self._ranges(symbols) if self.count(symbols) else [range(0)]
+        for values in product(*ranges):
             yield tuple(zip(slots, values, strict=True))
 
     def count(self, symbols: Symbols) -> int:

@@ -123,14 +123,12 @@ class WeightSet:
     @settled
     def headers(self) -> Mapping[str, Header]:
         """Headers by shard name, every one checked."""
+        for shard in self.shards:
+            self.check_shard(shard)
         if len(self.shards) == 1:
-            return {shard: self._named_header(shard) for shard in self.shards}
+            return {shard: self.header(shard) for shard in self.shards}
         with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-            return dict(zip(self.shards, pool.map(self._named_header, self.shards), strict=True))
-
-    def _named_header(self, shard: str) -> Header:
-        self.check_shard(shard)
-        return self.header(shard)
+            return dict(zip(self.shards, pool.map(self.header, self.shards), strict=True))
 
     def header(self, shard: str) -> Header:
         """The header of a file that is there, read once; MmfmtError as in `read_header`."""

@@ -12,6 +12,9 @@ from mmfmt.errors import brief
 if TYPE_CHECKING:
     from mmfmt.verify.subject import Subject
 
+# findings of one rule in one repo
+_MOST = 1000
+
 # a note says something that a publisher should know and that no gate need stop at
 Level = Literal["error", "warning", "note"]
 # what a rule reads: headers and JSON files; the tokenizer and processor files, by running their
@@ -93,9 +96,13 @@ class Rule:
 
     def findings(self, subject: "Subject") -> Iterator[Finding]:
         """Run the check; MmfmtError means that it cannot look."""
-        for p in self.check(subject):
+        for number, p in enumerate(self.check(subject), 1):
+            if number > _MOST:  # a hostile repo may have any number
+                p = Problem(p.path, "", f"more than {_MOST} findings: the others are left out")
             said = (brief(p.location), brief(p.message), brief(p.fix))
             yield Finding(self.id, self.name, self.level, p.path, *said, p.edits)
+            if number > _MOST:
+                return
 
 
 def some(names: list[str]) -> str:

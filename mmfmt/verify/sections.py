@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmfmt.checkpoint import Module
-from mmfmt.entries import REGEX, by_name
+from mmfmt.entries import by_name, by_part
 from mmfmt.errors import MmfmtError
 from mmfmt.model import MODELOPT, Model
 from mmfmt.quantization import CT, METHODS, Quantization, method_of
@@ -52,14 +52,14 @@ def unreadable_section(model: Model) -> MmfmtError | None:
 
 
 def _try_expressions(quantization: Quantization, modules: list[Module]) -> None:
-    """MmfmtError for an expression that takes too long on the longest name of a module."""
+    """MmfmtError for expressions that take too long on the names of modules."""
+    body = quantization.body
     targets = [target for scheme in quantization.schemes for target in scheme.targets]
-    entries = (*(quantization.body.get("ignore") or ()), *targets)
-    if expressions := [entry for entry in entries if entry.startswith(REGEX)]:
-        names = (name for module in modules for name in quantization.known_names(module))
-        longest = max(names, key=len, default="")
-        for expression in expressions:
-            by_name([expression])(longest)
+    parts = by_part(body.get("modules_to_not_convert") or ())
+    tests = (by_name(body.get("ignore") or ()), by_name(targets), parts)
+    for name in {name for module in modules for name in quantization.known_names(module)}:
+        for test in tests:
+            test(name)
 
 
 def compressed_section(model: Model) -> Mapping[str, Any]:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mmfmt.errors import MmfmtError
-from mmfmt.repo import read_json
+from mmfmt.repo import Repo
 from mmfmt.schemas import validate
 
 # the bytes that byte-level BPE shows as the letters that they are in Latin-1 (as GPT-2 chose)
@@ -91,16 +90,16 @@ class FastTokenizer:
         return [each for each in steps if isinstance(each, Mapping)]
 
 
-def open_fast(path: Path) -> FastTokenizer:
+def open_fast(repo: Repo, name: str) -> FastTokenizer:
     """A tokenizer.json; MmfmtError where it cannot be one."""
-    body = read_json(path)
-    validate(body, "tokenizer", path.name)
+    body = repo.json(name)
+    validate(body, "tokenizer", name)
     vocabulary = body["model"]["vocab"]
     if isinstance(vocabulary, Mapping) and not all(map(_is_id, vocabulary.values())):
-        raise MmfmtError(f"{path.name}: model.vocab", "must map tokens to ids")
+        raise MmfmtError(f"{name}: model.vocab", "must map tokens to ids")
     if not vocabulary:
-        raise MmfmtError(f"{path.name}: model.vocab", "is empty")
-    return FastTokenizer(path.name, body)
+        raise MmfmtError(f"{name}: model.vocab", "is empty")
+    return FastTokenizer(name, body)
 
 
 def _is_id(value: Any) -> bool:

@@ -64,21 +64,19 @@ class Naming:
 
     def match(self, name: str) -> Match | None:
         """The row that a tensor name belongs to, or None."""
-        return self._match(name, _name_shape(name))
-
-    def knows(self, samples: Mapping[str, str]) -> int:
-        """How many tensor names, each given by its shape, belong to a row."""
-        return sum(self._match(name, shape) is not None for shape, name in samples.items())
-
-    def _match(self, name: str, shape: str) -> Match | None:
         module, _, suffix = name.rpartition(".")
         if suffix not in table("suffixes"):
             return None
-        for row, pattern in self._by_shape.get(shape.rpartition(".")[0], []):
+        for row, pattern in self._by_shape.get(_name_shape(module), ()):
             if found := pattern.fullmatch(module):
                 slots = tuple((slot, int(value)) for slot, value in found.groupdict().items())
                 return Match(row, slots, suffix)
         return None
+
+    def knows(self, modules: Mapping[str, str]) -> int:
+        """How many modules, by the shapes of their names, belong to a row."""
+        found = ((self._by_shape.get(shape, ()), name) for shape, name in modules.items())
+        return sum(any(p.fullmatch(name) for _, p in candidates) for candidates, name in found)
 
     def nearest(self, name: str) -> str:
         """The known tensor name most like an unknown one, slots as `{layer}`."""
@@ -147,6 +145,7 @@ def detect_native(names: Iterable[str]) -> Naming:
 
 
 def _detect(names: Iterable[str], known: list[Naming]) -> Naming:
-    # one name of each shape says as much as thousands
-    samples = {_name_shape(name): name for name in names}
-    return max(known, key=lambda naming: naming.knows(samples))
+    # one module of each shape says as much as thousands
+    parts = (name.rpartition(".") for name in names)
+    modules = {_name_shape(m): m for m, _, suffix in parts if suffix in table("suffixes")}
+    return max(known, key=lambda naming: naming.knows(modules))

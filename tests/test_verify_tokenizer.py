@@ -81,7 +81,7 @@ def test_classes_that_wrap_mistral_common() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_a_tekken_is_what_mistral_common_reads(path: Path) -> None:
     """Every id, name and byte."""
-    ours = open_tekken(path)
+    ours = open_tekken(open_repo(path.parent), path.name)
     theirs = MistralTokenizer.from_file(str(path)).instruct_tokenizer.tokenizer
     assert isinstance(theirs, Tekkenizer)
     assert (ours.size, ours.special_count) == (theirs.n_words, theirs.num_special_tokens)
@@ -117,7 +117,7 @@ def test_what_mistral_common_refuses_is_refused(damage: Damage, tmp_path: Path) 
     shutil.copy(builders.TEKKEN, tmp_path / TEKKEN)
     damage(tmp_path)
     with pytest.raises(MmfmtError, match=r"^tekken\.json"):
-        open_tekken(tmp_path / TEKKEN)
+        open_tekken(open_repo(tmp_path), TEKKEN)
     if damage is not REFUSED["gap"]:  # loads, and gives a token the name of its neighbour
         with pytest.raises((AssertionError, KeyError, TypeError, ValueError)):
             MistralTokenizer.from_file(str(tmp_path / TEKKEN))
@@ -133,7 +133,7 @@ def test_letters_of_bytes(token: bytes) -> None:
 
 def test_a_fast_tokenizer_is_what_the_library_reads() -> None:
     path = good_repo("hf-bf16") / FAST
-    ours, theirs = open_fast(path), Tokenizer.from_file(str(path))
+    ours, theirs = open_fast(open_repo(path.parent), path.name), Tokenizer.from_file(str(path))
     assert ours.size == theirs.get_vocab_size() == len(theirs.get_vocab())
     assert {**ours.vocabulary, **ours.ids} == theirs.get_vocab()
     assert ours.ids == {t.content: id for id, t in theirs.get_added_tokens_decoder().items()}

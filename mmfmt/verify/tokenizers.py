@@ -20,13 +20,13 @@ class Tokenizers:
     @settled
     def tekken(self) -> Tekken | None:
         """The tekken.json; None where there is none, be there a SentencePiece file."""
-        path = self.repo.tokenizer
-        return open_tekken(path) if path and path.suffix == ".json" else None
+        name = self.repo.tokenizer_name
+        return open_tekken(self.repo, name) if name and name.endswith(".json") else None
 
     @settled
     def fast(self) -> FastTokenizer | None:
         """The tokenizer.json; None where there is none."""
-        return open_fast(self.repo.storage.fetch(FAST)) if self.repo.has(FAST) else None
+        return open_fast(self.repo, FAST) if self.repo.has(FAST) else None
 
     @property
     def both(self) -> tuple[Tekken, FastTokenizer] | None:

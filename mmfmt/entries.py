@@ -4,6 +4,7 @@ import fnmatch
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ CLASSES = frozenset({"Linear", "Module"})
 # patterns come from files, and may be made to take for ever, or all memory
 _MOST_REPEATS = 10_000
 _COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
-# characters of one, and of all in a list
-_LONGEST, _LONGEST_LIST = 5_000, 200_000
+# characters of one, and how many a list may have
+_LONGEST, _MOST = 5_000, 5_000
 # seconds for one name, and for all names
 _PATIENCE, _PATIENCE_FOR_ALL = 0.1, 2.0
 # what means something else inside another expression: flags, groups by name or number
@@ -58,33 +59,52 @@ def _repeats(expression: str) -> int:
 class _Expressions:
     """Regular expressions of a list. MmfmtError for one that is none, or takes too long."""
 
-    def __init__(self, expressions: Iterable[str]) -> None:
-        self._expressions = list(expressions)
-        self._left = _PATIENCE_FOR_ALL
-
-    def match(self, name: str) -> bool:
-        """Whether one of them matches the beginning of a name."""
-        start = perf_counter()
-        try:
-            timeout = min(self._left, _PATIENCE)
-            return any(each.match(name, timeout=timeout) for each in self._compiled)
-        except TimeoutError as error:
-            first = f"{self._expressions[0]!r}" + (", ..." if self._expressions[1:] else "")
-            fix = "write simpler regular expressions"
-            raise MmfmtError("ignore", f"{first} takes too long on {name}", fix) from error
-        finally:
-            self._left = max(self._left - (perf_counter() - start), 0)
+    def __init__(self, expressions: tuple[str, ...]) -> None:
+        self._expressions = expressions
+        self._slow: MmfmtError | None = None
 
     @settled
     def _compiled(self) -> "list[Pattern[str]]":
         """The expressions, as many as possible in one: a list may have hundreds."""
-        if sum(map(len, self._expressions)) > _LONGEST_LIST:
-            raise MmfmtError("ignore", f"has more than {_LONGEST_LIST} characters")
+        if len(self._expressions) > _MOST:
+            raise MmfmtError("ignore", f"has more than {_MOST} expressions")
         for fault in filter(None, map(_fault, self._expressions)):
             raise MmfmtError("ignore", fault)
         alone = [each for each in self._expressions if _ALONE.search(each)]
         joined = "|".join(f"(?:{each})" for each in self._expressions if each not in alone)
         return [_compile(each) for each in (*alone, joined) if each]
+
+    def match(self, name: str, patience: float) -> bool:
+        """Whether one of them matches the beginning of a name, within so many seconds."""
+        if self._slow:  # for another reader of the same list
+            raise self._slow.with_traceback(None)
+        try:
+            return any(each.match(name, timeout=patience) for each in self._compiled)
+        except TimeoutError:
+            self._slow = self._error(name)
+            raise self._slow from None
+
+    def _error(self, name: str) -> MmfmtError:
+        first = f"{self._expressions[0]!r}" + (", ..." if self._expressions[1:] else "")
+        fix = "write simpler regular expressions"
+        return MmfmtError("ignore", f"{first} takes too long on {name}", fix)
+
+
+_expressions = lru_cache(maxsize=64)(_Expressions)
+
+
+def _matching(listed: Iterable[str]) -> Test:
+    """Whether one of some expressions matches the beginning of a name."""
+    expressions, left = _expressions(tuple(listed)), _PATIENCE_FOR_ALL
+
+    def test(name: str) -> bool:
+        nonlocal left
+        start = perf_counter()
+        found = expressions.match(name, min(left, _PATIENCE))
+        left = max(left - (perf_counter() - start), 0)
+        return found
+
+    return test
 
 
 def _compile(expression: str) -> "Pattern[str]":
@@ -101,8 +121,8 @@ def by_name(entries: Iterable[str]) -> Test:
     """Exact names, and `re:` expressions anchored at the start only (compressed-tensors, vLLM)."""
     listed = list(entries)
     names = {entry for entry in listed if not entry.startswith(REGEX)}
-    expressions = _Expressions(e.removeprefix(REGEX) for e in listed if e.startswith(REGEX))
-    return lambda name: name in names or expressions.match(name)
+    matches = _matching(e.removeprefix(REGEX) for e in listed if e.startswith(REGEX))
+    return lambda name: name in names or matches(name)
 
 
 def by_exact_name(entries: Iterable[str]) -> Test:
@@ -122,8 +142,8 @@ def by_part(entries: Iterable[str]) -> Test:
     transformers' should_convert_module.
     """
     listed = list(entries)
-    heads = _Expressions(rf"(?:{entry})(?:(?<=\.)|(?=\.|$))" for entry in listed)
-    return lambda name: any(map(name.endswith, listed)) or heads.match(name)
+    heads = _matching(rf"(?:{entry})(?:(?<=\.)|(?=\.|$))" for entry in listed)
+    return lambda name: any(map(name.endswith, listed)) or heads(name)
 
 
 def by_substring(entries: Iterable[str]) -> Test:

@@ -16,7 +16,7 @@ from mmfmt.checkpoint import (
     open_checkpoint,
     unknown_tensor,
 )
-from mmfmt.configs import CONFIG, PARAMS, HfConfig, open_config, stated_fields, to_params
+from mmfmt.configs import CONFIG, PARAMS, HfConfig, stated_fields, supported, to_params
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Row, Slots, Symbols, evaluate, families, flatten
 from mmfmt.lazy import settled
@@ -63,7 +63,7 @@ class Model:
 
     @settled
     def hf_config(self) -> HfConfig:
-        return open_config(self.body)
+        return supported(HfConfig(self.body))
 
     @settled
     def params(self) -> Mapping[str, Any]:

@@ -5,17 +5,21 @@ not said), and a hundredth as many go through every command.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mmfmt.errors import printable
+from mmfmt.errors import MmfmtError, printable
+from mmfmt.verify.findings import Check, Problem, Rule
+from mmfmt.verify.reports import FORMATS
 from mmfmt.verify.run import rules_of
+from mmfmt.verify.subject import Subject
 from tests.conftest import Run
 from tests.fuzz import campaign, oracle
-from tests.fuzz.cases import Case
+from tests.fuzz.attacks import ATTACKS, Attack
+from tests.fuzz.cases import Case, named
 from tests.fuzz.disk import laid_out
-from tests.fuzz.memory import Content, Files
 from tests.fuzz.micro import MAKERS, good_files
 
 CASES = int(os.environ.get("MMFMT_FUZZ_CASES", "2000"))
@@ -68,9 +72,62 @@ def test_commands_on_hostile_repos(command: str, tmp_path: Path, run: Run) -> No
             assert outcome.code != 2 or outcome.error, case
 
 
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_attacks_are_told(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in few seconds and little memory, and none of these repos passes as if nothing were."""
+    monkeypatch.setattr(oracle, "PATIENCE", 20)
+    verdict = oracle.judged(attack(), rules_of("header"))
+    assert verdict and verdict.report.findings
+    for name in FORMATS:
+        oracle.check_report(verdict, name)
+
+
 # --- that the oracle would see it ---
 
 
-def broken(name: str, text: bytes) -> Files:
-    """A good repo with another file in the place of one."""
-    return {**good_files("modelopt"), name: Content(text)}
+def _raises(_: Subject) -> Iterator[Problem]:
+    yield Problem("config.json", "", {"a": "b"}["missing"])
+
+
+def _hangs(_: Subject) -> Iterator[Problem]:
+    while True:
+        pass
+
+
+def _hoards(_: Subject) -> Iterator[Problem]:
+    yield Problem("config.json", "", str(len(bytearray(3 * oracle.MEMORY))))
+
+
+def _looks_away(_: Subject) -> Iterator[Problem]:
+    yield from ()
+    raise MmfmtError("config.json", "cannot be read")
+
+
+HARMS: dict[str, tuple[Check, type[BaseException]]] = {
+    "traceback": (_raises, KeyError),
+    "hang": (_hangs, oracle.TooSlowError),
+    "memory": (_hoards, MemoryError),
+    "blind": (_looks_away, oracle.HarmError),
+}
+
+
+@pytest.mark.parametrize(("check", "harm"), HARMS.values(), ids=HARMS)
+def test_harm_is_seen(
+    check: Check, harm: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "PATIENCE", 0.2)
+    with pytest.raises(harm):
+        oracle.judged(good_files("modelopt"), [_rule(check)])
+
+
+def test_a_case_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And made again from it, byte by byte."""
+    case = Case("modelopt", 3, 14)
+    assert named(str(case)).files() == case.files() != good_files("modelopt")
+    monkeypatch.setattr(campaign, "affected", lambda *_: [_rule(_raises)])
+    with pytest.raises(campaign.FailedCaseError, match=r"tests\.fuzz modelopt:3:14 "):
+        campaign.outcome(case)
+
+
+def _rule(check: Check) -> Rule:
+    return Rule("MMF999", "harm", "error", "header", check)

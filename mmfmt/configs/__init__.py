@@ -1,6 +1,6 @@
 """config.json and params.json: one model, two files, and the way from each to the other."""
 
-from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config
+from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config, supported
 from mmfmt.configs.known import known_model
 from mmfmt.configs.rope import attention_factor, mscales
 from mmfmt.configs.tied import effective_tie, stated_tie
@@ -19,6 +19,7 @@ __all__ = [
     "open_config",
     "stated_fields",
     "stated_tie",
+    "supported",
     "to_config",
     "to_params",
 ]

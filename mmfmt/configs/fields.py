@@ -40,13 +40,12 @@ def has_meaning(path: str) -> bool:
     It does where its path is that of a row, or lies in the section that is one, but for those
     that are `supplied`.
     """
-    parts = path.split(".")
-    return any(".".join(parts[:count]) in _meaningful() for count in range(1, len(parts) + 1))
+    return f"{path}.".startswith(_meaningful())
 
 
 @cache
-def _meaningful() -> frozenset[str]:
-    return frozenset(row["native"] for row in rows() if "supplied" not in row)
+def _meaningful() -> tuple[str, ...]:
+    return tuple(f"{row['native']}." for row in rows() if "supplied" not in row)
 
 
 def text_path(path: str) -> str:

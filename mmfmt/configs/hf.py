@@ -109,7 +109,11 @@ def _collect(found: dict[str, Any], body: Mapping[str, Any], prefix: str) -> Non
 def open_config(body: Mapping[str, Any]) -> HfConfig:
     """Check a config.json against its schema and refuse model types that cannot be carried."""
     validate(body, "config", CONFIG)
-    config = HfConfig(body)
+    return supported(HfConfig(body))
+
+
+def supported(config: HfConfig) -> HfConfig:
+    """A checked config; MmfmtError for a model type that cannot be carried."""
     if config.model_type not in MULTIMODAL | TEXT_TYPES:
         problem = _NO_PARAMS.get(config.model_type, "is not supported yet")
         raise MmfmtError(f"{CONFIG}: model_type", f"{config.model_type!r} {problem}")

@@ -44,6 +44,8 @@ def unreadable_section(model: Model) -> MmfmtError | None:
     """Why a section cannot be understood, where the rest of its file can."""
     _ = model.body, model.checkpoint.naming
     try:
+        if not model.native and model.repo.has(MODELOPT):
+            _ = model.repo.json(MODELOPT)
         if model.quantization:
             _try_expressions(model.quantization, model.checkpoint.linears)
     except MmfmtError as error:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.damage import Damage, drop_field, edit_json, set_field
+from tests.damage import Damage, drop_field, edit_json, set_field, write
 from tests.defects.defect import Defect
 from tests.repos import CONFIG, PARAMS
 
@@ -32,6 +32,7 @@ def invalid(what: str, key: str, value: object, seen: str = "") -> Defect:
 DEFECTS: list[Defect] = [
     invalid("method", f"{SECTION}.quant_method", "hqq"),
     invalid("bitsandbytes", f"{SECTION}.quant_method", "bitsandbytes", "vllm#20035"),
+    Defect("MMF409", "ModelOpt's file is none", write(MODELOPT, "{"), "hf-modelopt"),
     Defect(
         "MMF409", "no method", drop_field(PARAMS, "quantization.quant_method"), seen="vllm#34028"
     ),

@@ -4,6 +4,7 @@ import faulthandler
 from collections import Counter
 from collections.abc import Iterable
 
+from mmfmt.verify.reports import FORMATS
 from mmfmt.verify.run import rules_of
 from tests.fuzz import oracle
 from tests.fuzz.affected import affected
@@ -11,7 +12,7 @@ from tests.fuzz.cases import Case, changed
 
 # seconds after which so many cases, of which one heeds no signal, take the whole process with them
 _STUCK, _WATCHED = 600, 50
-# every so manieth report is written in all formats
+# every so manieth report is written, in each format in turn
 _WRITTEN = 100
 # and every so manieth repo is looked at by all rules, not only by those that read what is changed
 _WHOLE = 10
@@ -40,7 +41,7 @@ def outcome(case: Case) -> str:
     try:
         verdict = oracle.judged(files, rules)
         if verdict and case.number % _WRITTEN == 0:
-            oracle.check_reports(verdict)
+            oracle.check_report(verdict, FORMATS[case.number // _WRITTEN % len(FORMATS)])
     except (Exception, oracle.TooSlowError) as error:
         said = f"{case} ({', '.join(names)}): python -m tests.fuzz {case} shows it"
         raise FailedCaseError(said) from error

@@ -92,9 +92,10 @@ def _strange(random: Random, files: dict[str, Content], _: str) -> None:
 
 
 def _enormous(_: Random, files: dict[str, Content], name: str) -> None:
-    files[name] = Content(files.get(name, Content(b"")).head, 1 << 28)
+    files[name] = Content(files.get(name, Content(b"")).head, 1 << 27)
 
 
 _LISTINGS: tuple[Callable[[Random, dict[str, Content], str], None], ...] = (
-    *(_gone, _copied, _swapped, _strange, _enormous),
+    *(_gone, _copied, _swapped, _strange) * 8,
+    _enormous,
 )

@@ -35,7 +35,8 @@ def invalid_quantization_section(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         if error := unreadable_section(model):
             file, colon, location = error.place.partition(": ")
-            place = (file, location) if colon else (model.config_file, file)
+            known = colon or model.repo.has(file)
+            place = (file, location) if known else (model.config_file, file)
             yield Problem(*place, error.problem, error.fix or "mend or remove it")
 
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Install everything the tests need into .venv, then lint, check types, test.
 #   tests/run.sh            unit and property tests
-#   tests/run.sh --engine   and the suites that serve checkpoints in vLLM and verify what
-#                           llm-compressor and AutoRound export (venvs of their own)
+#   tests/run.sh --engine   fifty times as many hostile repos, and the suites that serve
+#                           checkpoints in vLLM and verify what llm-compressor and AutoRound
+#                           export (venvs of their own)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" = --engine ]; then
+  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
   # mostly waiting for downloads: beside the tests
   (bash tests/engine/setup_vllm.sh .venv-vllm && bash tests/exports/setup_exports.sh .venv-exports) &
   setup=$!
@@ -23,7 +25,7 @@ bash tests/hook_torchvision.sh .venv/bin/python
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/pytest -q -n auto
+.venv/bin/pytest -q -n auto --dist worksteal
 .venv/bin/python -m tests.defects
 
 if [ "${1:-}" = --engine ]; then

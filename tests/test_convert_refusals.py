@@ -601,7 +601,8 @@ def _raise_interrupt(*_: object) -> None:
 
 
 _SLOW = """
-import sys, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a shell's background
 from mmfmt.convert import execute
 write = execute._write_shard
 def slow(path, shard, advance):

@@ -79,6 +79,14 @@ class Row:
     made: str = ""
     unquantized: str = ""
 
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The params.json fields that its tensors show: of sizes, counts and presence."""
+        sizes = (*self.shape, *(self.rotary or ()), *(field for _, field in self._used_slots))
+        parts = (part for size in sizes for term in _parsed(size) for part in term)
+        named = (factor for part in parts for factor in part if not factor.isdigit())
+        return frozenset((*named, self.bias, self.absent, self.present, self.first, self.until))
+
     def expected(self, symbols: Symbols) -> bool:
         """Whether a model with these params has the module, in some layer."""
         if self.absent and symbols.get(self.absent):

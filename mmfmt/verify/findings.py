@@ -1,7 +1,7 @@
 """What rules yield, and the registry they stand in."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from inspect import cleandoc
@@ -103,6 +103,11 @@ class Rule:
             yield Finding(self.id, self.name, self.level, p.path, *said, p.edits)
             if number > _MOST:
                 return
+
+
+def explained(subject: "Subject", checks: Sequence[Check]) -> bool:
+    """Whether one of these checks finds something, which says what is wrong."""
+    return any(next(check(subject), None) for check in checks)
 
 
 def some(names: list[str]) -> str:

@@ -73,6 +73,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF505", "untied without a head", drop(HF, HEAD), repo="hf-bf16"),
     Defect("MMF505", "untied without a head, native", drop(NATIVE, "output.weight")),
     Defect("MMF505", "tied with a head", set_field(PARAMS, "tied_embeddings", True)),
+    Defect("MMF505", "tied at the top only", set_field(CONFIG, TIE, True), repo="hf-bf16"),
     Defect(
         "MMF505",
         "tied with a head in HF",

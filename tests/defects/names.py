@@ -2,9 +2,9 @@
 
 import torch
 
-from tests.damage import Tensors, drop, edit_tensors, put, set_field
+from tests.damage import Tensors, drop, drop_field, edit_tensors, put, set_field
 from tests.defects.defect import Defect
-from tests.repos import CONFIG, HF, NATIVE
+from tests.repos import CONFIG, HF, NATIVE, PARAMS
 
 TEXT, WQ = "language_model.model", "layers.0.attention.wq.weight"
 
@@ -41,6 +41,7 @@ def two_routers(tensors: Tensors) -> None:
 
 NORM = torch.ones(256, dtype=torch.bfloat16)
 SCALE = torch.ones(1, dtype=torch.bfloat16)
+VOCABULARY = "text_config.vocab_size"
 
 DEFECTS: list[Defect] = [
     Defect(
@@ -60,6 +61,12 @@ DEFECTS: list[Defect] = [
     Defect("MMF302", "no vision norm", drop(NATIVE, "vision_encoder.ln_pre.weight")),
     Defect("MMF302", "no vision norm in HF", drop(HF, "vision_tower.ln_pre.weight")),
     Defect("MMF302", "a layer too many", put(NATIVE, "layers.4.ffn_norm.weight", torch.ones(256))),
+    Defect("MMF302", "a layer more in params.json", set_field(PARAMS, "n_layers", 5)),
+    Defect("MMF302", "no vision encoder", drop_field(PARAMS, "vision_encoder"), repo="native"),
+    Defect(
+        *("MMF302", "no norm in params.json"),
+        drop_field(PARAMS, "vision_encoder.add_pre_mm_projector_layer_norm"),
+    ),
     Defect(
         "MMF302",
         "ten million experts",
@@ -71,6 +78,10 @@ DEFECTS: list[Defect] = [
     ),
     Defect("MMF303", "F64 norm", put(NATIVE, "norm.weight", torch.ones(256).double())),
     Defect("MMF303", "numbers", put(NATIVE, WQ, torch.ones(512, 256).short()), repo="bf16"),
+    Defect("MMF303", "vocabulary in params.json", set_field(PARAMS, "vocab_size", 2049)),
+    Defect("MMF303", "vocabulary in config.json", set_field(CONFIG, VOCABULARY, 2047)),
+    Defect("MMF303", "merge size in config.json", set_field(CONFIG, "spatial_merge_size", 3)),
+    Defect("MMF303", "width in params.json", set_field(PARAMS, "dim", 320), repo="bf16"),
     Defect("MMF303", "bias", put(NATIVE, "vision_language_adapter.w_in.bias", torch.ones(256))),
     Defect("MMF304", "nested", edit_tensors(HF, nest), repo="hf-bf16", seen="llm-compressor#2568"),
     Defect(

@@ -30,6 +30,7 @@ VISION_WV = "vision_encoder.transformer.layers.0.attention.wv"
 MERGER_HF = "multi_modal_projector.patch_merger.merging_layer"
 GROUP = "quantization_config.config_groups.group_0"
 WEIGHTS = f"{GROUP}.weights"
+NATIVE_WEIGHTS = "quantization.config_groups.group_0.weights"
 CACHE = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
 SCALES = [f"language_model.model.layers.{n}.self_attn.{k}_scale" for n in range(4) for k in "kv"]
 
@@ -129,6 +130,9 @@ DEFECTS: list[Defect] = [
         seen="auto-round#2174",
     ),
     Defect("MMF401", "group size", set_field(CONFIG, f"{WEIGHTS}.group_size", 64), "hf-w4a16"),
+    Defect("MMF401", "heads in params.json", set_field(PARAMS, "n_heads", 16)),
+    Defect("MMF401", "bits in params.json", set_field(PARAMS, f"{NATIVE_WEIGHTS}.num_bits", 8)),
+    Defect("MMF401", "symmetry in a dual repo", set_field(CONFIG, f"{WEIGHTS}.symmetric", False)),
     Defect("MMF401", "division", set_field(CONFIG, f"{WEIGHTS}.group_size", 96), "hf-w4a16"),
     Defect(
         "MMF401", "both", put(HF, f"{UP_HF}.weight", torch.ones(512, 256, dtype=BF16)), "hf-w4a16"
@@ -146,6 +150,7 @@ DEFECTS: list[Defect] = [
         set_field(CONFIG, f"{GROUP}.targets", ["re:.*self_attn.*"]),
         "hf-w4a16",
     ),
+    Defect("MMF402", "misspelled target", set_field(CONFIG, f"{GROUP}.targets", ["Liner"])),
     Defect("MMF402", "nothing quantized", quantize_nothing, "hf-bf16"),
     Defect("MMF403", "v unquantized", MIXED, seen="vllm#31623"),
     Defect(

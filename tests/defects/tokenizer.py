@@ -164,6 +164,8 @@ STRIPPED = added("</s>", lstrip=True, rstrip=True)
 
 DEFECTS: list[Defect] = [
     Defect("MMF601", "break id", set_field(PARAMS, BREAK, 14), seen="vllm#11393"),
+    Defect("MMF601", "image id", set_field(PARAMS, "vision_encoder.image_token_id", 11)),
+    Defect("MMF601", "config of a dual repo", set_field(CONFIG, "image_token_index", 11)),
     Defect("MMF601", "tokenizer.json", added("[IMG]", id=11)),
     Defect("MMF601", "not added", no_longer_added("[IMG]")),
     Defect("MMF601", "config", set_field(CONFIG, "image_token_index", 11), repo="hf-bf16"),

@@ -11,11 +11,15 @@ from mmfmt.errors import MmfmtError
 from mmfmt.layout import flatten
 from mmfmt.model import Model, head_dim_faults
 from mmfmt.quantization import Scheme
-from mmfmt.verify.findings import Problem, rule, some
+from mmfmt.tokenizer import IMAGE_TOKENS
+from mmfmt.verify.findings import Problem, explained, rule, some
+from mmfmt.verify.rules.names import missing_module, wrong_shape
+from mmfmt.verify.rules.quantization import quantized_parameters
 from mmfmt.verify.subject import Subject
 
 # compared by rules of their own
 _ELSEWHERE = {"yarn.apply_scale", "sliding_window", "tied_embeddings"}
+_IDS = {f"vision_encoder.{key}" for key in IMAGE_TOKENS}
 
 
 @rule("MMF501")
@@ -64,11 +68,12 @@ def _raised(look: Callable[[], object]) -> MmfmtError | None:
 def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
     """config.json and params.json of a repo with both layouts describe the same model.
 
-    A wrong rope_theta or norm_eps loads in every engine and costs answers only.
+    A wrong rope_theta or norm_eps loads in every engine and costs answers only. Where the tensors
+    or the tokenizer show which of the two files is wrong, MMF302, 303, 401 or 601 says it.
 
     Repair: write the value that belongs to the weights; mmfmt convert makes params.json.
     """
-    if not subject.dual:
+    if not subject.dual or explained(subject, [invalid_config]):
         return
     # faults of these are other rules' business; what is left says what params.json cannot
     _ = subject.hf.symbols, subject.hf.checkpoint.modules
@@ -79,12 +84,23 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
         yield Problem(CONFIG, location, f"params.json cannot say this: {error.problem}", error.fix)
         return
     found = flatten(subject.native.params)
-    guessed = {"head_dim"} if any(head_dim_faults(subject.hf)) else set()
-    elsewhere = _ELSEWHERE | guessed
-    for path in _compared(said, found):
-        if path not in elsewhere and said.get(path) != found.get(path):
+    unlike = [path for path in _compared(said, found) if said.get(path) != found.get(path)]
+    elsewhere = _told_elsewhere(subject) if unlike else set()
+    for path in unlike:
+        if path not in elsewhere:
             message = f"{found.get(path)!r}, but {CONFIG} says {said.get(path)!r}"
             yield Problem(PARAMS, path, message, "write the value that belongs to the weights")
+
+
+def _told_elsewhere(subject: Subject) -> set[str]:
+    """Fields of params.json of which another rule says what is wrong, and in which file."""
+    told = _ELSEWHERE | (_IDS if subject.tokenizers.name else set())
+    if any(head_dim_faults(subject.hf)):
+        told |= {"head_dim"}
+    if explained(subject, [missing_module, wrong_shape, quantized_parameters]):
+        rows = subject.native.checkpoint.naming.family.rows
+        told |= {field for row in rows for field in row.fields}
+    return told
 
 
 def _compared(said: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -122,6 +138,8 @@ def quantization_differs(subject: Subject) -> Iterator[Problem]:
             # a scheme that is missing altogether is another rule's business
             if here and there and here != there:
                 unlike.setdefault((here.label, there.label), []).append(module.name)
+    if unlike and explained(subject, [quantized_parameters]):
+        return  # the tensors show which of the two is wrong
     for (said, expected), names in unlike.items():
         message = f"{some(names)}: {said} here, {expected} in {CONFIG}"
         yield Problem(PARAMS, subject.native.quantization_key, message, "convert again")

@@ -8,7 +8,7 @@ from mmfmt.configs.fields import SECTIONS
 from mmfmt.configs.tied import TEXT, TOP
 from mmfmt.layout import Row
 from mmfmt.model import Model
-from mmfmt.verify.findings import Edit, Problem, rule
+from mmfmt.verify.findings import Edit, Problem, explained, rule
 from mmfmt.verify.subject import Subject
 
 # bytes of two matrices that are compared to tell a copy
@@ -49,7 +49,7 @@ def unstated_tied_embeddings(subject: Subject) -> Iterator[Problem]:
     Repair: write the same value at the top and in text_config.
     """
     model = subject.hf
-    if model not in _with_head_rows(subject):
+    if model not in _with_head_rows(subject) or explained(subject, [wrong_tied_embeddings]):
         return
     config = model.hf_config
     if _module(model, "head") and effective_tie(config) is None:

@@ -23,8 +23,9 @@ from mmfmt.model import Model
 from mmfmt.naming import Naming, hf_namings, naming, native
 from mmfmt.quantization import CT, Quantization
 from mmfmt.quantization.targets import Targets
-from mmfmt.verify.findings import Edit, Problem, rule, some
+from mmfmt.verify.findings import Edit, Problem, explained, rule, some
 from mmfmt.verify.modules import quantized_modules
+from mmfmt.verify.rules.quantization import quantization_config_differs_from_tensors
 from mmfmt.verify.sections import compressed_section, place_in_section
 from mmfmt.verify.subject import Subject
 
@@ -156,6 +157,8 @@ def target_without_effect(subject: Subject) -> Iterator[Problem]:
 
     Repair: mend or remove the target.
     """
+    if explained(subject, [quantization_config_differs_from_tensors]):
+        return  # what the target was meant for
     for model in subject.models:
         if model.quantization and model.quantization.method == CT:
             yield from _idle_targets(model, model.quantization)

@@ -7,7 +7,7 @@ from mmfmt.configs import CONFIG
 from mmfmt.schemas import table
 from mmfmt.tokenizer import IMAGE_TOKENS
 from mmfmt.verify import probe
-from mmfmt.verify.findings import Check, Problem, rule, some
+from mmfmt.verify.findings import Check, Problem, explained, rule, some
 from mmfmt.verify.probe import Answer, Pair, require
 from mmfmt.verify.rules import processor, tokenizer, tokenizer_files
 from mmfmt.verify.rules.processor import PROCESSOR, Sides, model_sides
@@ -25,6 +25,8 @@ _TOKENIZERS: tuple[Check, ...] = (
     tokenizer.merges,
     tokenizer.pre_tokenizer,
     tokenizer_files.added_token_flags,
+    tokenizer_files.end_of_text,
+    tokenizer_files.begin_and_padding,
 )
 _IMAGES: tuple[Check, ...] = (
     tokenizer.image_token_ids,
@@ -32,11 +34,6 @@ _IMAGES: tuple[Check, ...] = (
     processor.missing_multimodal_section,
     processor.processor_tokens,
 )
-
-
-def explained(subject: Subject, checks: Sequence[Check]) -> bool:
-    """Whether the files themselves show what is wrong, and other rules say it."""
-    return any(next(check(subject), None) for check in checks)
 
 
 @rule("MMF620", cost="loaders")
@@ -49,9 +46,7 @@ def loader_fails(subject: Subject) -> Iterator[Problem]:
 
     Repair: the message is that of the loader; take the file of the base model.
     """
-    if explained(
-        subject, [tokenizer_files.invalid_tokenizer_file, tokenizer_files.tokenizer_class]
-    ):
+    if explained(subject, _FILES):
         return
     if subject.repo.hf.exists and subject.repo.has(CONFIG):
         _ = subject.hf.body  # what is wrong with it is another rule's business
@@ -151,7 +146,7 @@ def chat_template_differs(subject: Subject) -> Iterator[Problem]:
 
     Repair: take the template of the base model, or that of mmfmt convert consolidated-to-hf.
     """
-    if explained(subject, [*_TOKENIZERS, *_IMAGES, special_token_split]):
+    if explained(subject, [*_TOKENIZERS, *_IMAGES, special_token_split, image_tokens]):
         return
     faults: dict[str, str] = {}
     for pair in subject.probe.chats:

@@ -51,7 +51,8 @@ def missing_module(subject: Subject) -> Iterator[Problem]:
     for model in subject.models:
         naming, elsewhere = model.checkpoint.naming, misplaced(model.checkpoint)
         fix = f"export again or mend {model.config_file}"
-        if strangers := [*family_faults(model), *size_faults(model)]:
+        # of another family there may be no sizes to speak of
+        if strangers := list(family_faults(model)) or list(size_faults(model)):
             yield from (Problem(place, "", fault, fix) for place, fault in strangers)
             continue  # another family's modules are all missing, which says no more
         for row, slots in missing_modules(model):

@@ -8,7 +8,8 @@ from mmfmt.configs import CONFIG, PARAMS
 from mmfmt.fast_tokenizer import FastTokenizer, bytes_of
 from mmfmt.schemas import table
 from mmfmt.tokenizer import IMAGE_TOKENS, Tekken
-from mmfmt.verify.findings import Edit, Problem, rule, some
+from mmfmt.verify.findings import Edit, Problem, explained, rule, some
+from mmfmt.verify.rules.names import wrong_shape
 from mmfmt.verify.subject import Subject
 from mmfmt.verify.tokenizers import FAST
 
@@ -237,10 +238,11 @@ def rows_without_ids(subject: Subject) -> Iterator[Problem]:
 
 
 def _sizes(subject: Subject) -> Iterator[tuple[str, int, int]]:
-    """(config file, rows, ids) of each layout."""
+    """(config file, rows, ids) of each layout where the two differ."""
     size = subject.tokenizers.size
     for model in subject.models:
         if size and subject.repo.has(model.config_file):
             rows = model.symbols.get("vocab_size")
-            if isinstance(rows, int):
+            # of a config that differs from its own tensors another rule tells
+            if isinstance(rows, int) and rows != size and not explained(subject, [wrong_shape]):
                 yield model.config_file, rows, size

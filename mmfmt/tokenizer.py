@@ -1,7 +1,7 @@
 """Tokenizer files of mistral-common: special token ids, and the whole of a tekken.json."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,8 +133,7 @@ def control_ids(path: Path) -> dict[str, int]:
 
 
 def _named_ids(path: Path, names: Mapping[str, str]) -> dict[str, int]:
-    tokens = names.values()
-    ids = _tekken_ids(path) if path.suffix == ".json" else sentencepiece_ids(path, tokens)
+    ids = _tekken_ids(path) if path.suffix == ".json" else sentencepiece_pieces(path)
     return {name: ids[token] for name, token in names.items() if token in ids}
 
 
@@ -145,18 +144,16 @@ def _tekken_ids(path: Path) -> Mapping[str, int]:
     return Tekken(path.name, body).named
 
 
-def sentencepiece_ids(path: Path, tokens: Iterable[str]) -> dict[str, int]:
-    """Ids of special tokens of a SentencePiece file; tokens that it lacks are left out."""
+def sentencepiece_pieces(path: Path) -> Mapping[str, int]:
+    """The id of every piece of a SentencePiece file. MmfmtError for a file that is none."""
     try:
         from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
 
-        tokenizer = SentencePieceTokenizer(str(path))
-        ids = {token: int(tokenizer.get_special_token(token)) for token in tokens}
+        pieces = SentencePieceTokenizer(str(path)).vocab()
     except Exception as error:  # mistral-common raises many kinds for a bad file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MmfmtError(path.name, f"mistral-common cannot read it: {reason}") from error
-    # SentencePiece answers <unk> (0) for a token it does not have
-    return {token: id for token, id in ids.items() if id}
+    return {piece: id for id, piece in enumerate(pieces)}
 
 
 def _old_special_tokens() -> list[str]:

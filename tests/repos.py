@@ -114,6 +114,7 @@ REPOS: Mapping[str, Callable[[Path], object]] = {
     "int8": int8,
     "large": large,
     "spm": spm,
+    "hf-spm": tokenizer_repos.with_fast_tokenizer,
     "native": native,
     "block": partial(in_both, quantized_repos.block),
     "3 bits": partial(in_both, quantized_repos.three_bits),

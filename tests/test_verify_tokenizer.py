@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mistral_common.tokens.tokenizers.image import MultiModalVersion
+from mistral_common.tokens.tokenizers.image import DATASET_MEAN, DATASET_STD, MultiModalVersion
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import AddedToken, Tokenizer, decoders
-from transformers import PixtralProcessor
+from transformers import PixtralImageProcessor, PixtralProcessor
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from mmfmt.errors import MmfmtError
@@ -63,6 +63,16 @@ def test_defaults_of_the_processor_are_those_of_transformers() -> None:
     assert len(rows) == 2
     for row in rows:
         assert row["default"] == parameters[row["processor"]].default
+
+
+def test_pixels_are_those_of_both_libraries() -> None:
+    """transformers, whose settings are silent, and mistral-common, which has none."""
+    theirs = PixtralImageProcessor().to_dict()
+    for key, value in TABLE["pixels"].items():
+        found = theirs[key]
+        assert (list(found) if isinstance(found, tuple) else found) == value
+    assert TABLE["pixels"]["image_mean"] == list(DATASET_MEAN)
+    assert TABLE["pixels"]["image_std"] == list(DATASET_STD)
 
 
 def test_flags_of_an_added_token() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import mistral_common
 import torch
+from transformers import LlamaTokenizer
 
 from mmfmt.convert.tokenizer_files import (
     generation_config,
@@ -120,3 +121,15 @@ def sentencepiece(folder: Path) -> Path:
     shutil.copy(SENTENCEPIECE, folder / "tokenizer.model.v3")
     shutil.copy(builders.BF16 / "README.md", folder)
     return folder
+
+
+def with_fast_tokenizer(folder: Path) -> None:
+    """The same with a tokenizer.json as transformers makes it of the pieces."""
+    sentencepiece(folder)
+    source = folder.with_name("pieces")
+    source.mkdir()
+    shutil.copy(SENTENCEPIECE, source / "tokenizer.model")
+    tokenizer = LlamaTokenizer.from_pretrained(source)
+    turns = "{% for m in messages %}[INST] {{ m.content }}[/INST]{% endfor %}"
+    tokenizer.chat_template = "{{ bos_token }}" + turns
+    tokenizer.save_pretrained(folder)

@@ -4,10 +4,11 @@ from mmfmt.configs.hf import CONFIG, MULTIMODAL, PARAMS, HfConfig, open_config, 
 from mmfmt.configs.known import known_model
 from mmfmt.configs.rope import attention_factor, mscales
 from mmfmt.configs.tied import effective_tie, stated_tie
-from mmfmt.configs.to_config import to_config
+from mmfmt.configs.to_config import ARCHITECTURES, to_config
 from mmfmt.configs.to_params import stated_fields, to_params
 
 __all__ = [
+    "ARCHITECTURES",
     "CONFIG",
     "MULTIMODAL",
     "PARAMS",

@@ -112,6 +112,8 @@ def _group_scheme(name: str, group: Mapping[str, Any], form: str, place: str) ->
     place = f"{place}.config_groups.{name}"
     weights = group.get("weights") or {}
     inputs = group.get("input_activations") or {}
+    if weights.get("dynamic"):
+        raise MmfmtError(f"{place}.weights.dynamic", "true, but weights are quantized once")
     scheme = Scheme(
         group=name,
         format=_plain_format(group.get("format") or form, weights),

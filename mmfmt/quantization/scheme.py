@@ -45,8 +45,9 @@ class Scheme:
         """A short name for messages: `pack-quantized int4 group`."""
         size = f" {self.group_size}" if self.strategy in ("group", "tensor_group") else ""
         size = f" {self.block[0]}x{self.block[1]}" if self.block else size
+        zeros = "" if self.symmetric else " asymmetric"
         inputs = f", activations {self.activations}" if self.activations else ""
-        return f"{self.format} {self.type}{self.bits} {self.strategy}{size}{inputs}"
+        return f"{self.format} {self.type}{self.bits}{zeros} {self.strategy}{size}{inputs}"
 
     @property
     def short(self) -> str:

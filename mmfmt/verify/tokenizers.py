@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mmfmt.fast_tokenizer import FastTokenizer, letters_of, open_fast
 from mmfmt.lazy import settled
 from mmfmt.repo import Repo
-from mmfmt.tokenizer import Tekken, open_tekken, sentencepiece_ids
+from mmfmt.tokenizer import Tekken, open_tekken, sentencepiece_pieces
 
 FAST = "tokenizer.json"
 
@@ -22,6 +22,12 @@ class Tokenizers:
         """The tekken.json; None where there is none, be there a SentencePiece file."""
         name = self.repo.tokenizer_name
         return open_tekken(self.repo, name) if name and name.endswith(".json") else None
+
+    @settled
+    def pieces(self) -> Mapping[str, int]:
+        """The id of every piece of a SentencePiece file; none where that is not the tokenizer."""
+        path = None if self.tekken else self.repo.tokenizer
+        return sentencepiece_pieces(path) if path else {}
 
     @settled
     def fast(self) -> FastTokenizer | None:
@@ -50,10 +56,8 @@ class Tokenizers:
         """The ids that the file of that name gives to special tokens, of those that it has."""
         if self.tekken:
             found = self.tekken.named
-        elif self.repo.tokenizer:
-            return sentencepiece_ids(self.repo.tokenizer, tokens)
         else:
-            found = self.fast.ids if self.fast else {}
+            found = self.pieces or (self.fast.ids if self.fast else {})
         return {token: found[token] for token in tokens if token in found}
 
     @property

@@ -108,6 +108,8 @@ DEFECTS: list[Defect] = [
         repo="hf-w4a16",
     ),
     Defect("MMF509", "no window", drop_field(CONFIG, "sliding_window"), repo="mistral"),
+    Defect("MMF513", "none", drop_field(CONFIG, "architectures")),
+    Defect("MMF513", "a part", set_field(CONFIG, "architectures", ["MistralForCausalLM"])),
     Defect(
         "MMF510",
         "F32 norm",

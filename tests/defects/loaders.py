@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.damage import Damage, set_field
+from tests.damage import Damage, drop_field, set_field
 from tests.defects.defect import Defect
 from tests.defects.tokenizer import FAST, PROCESSOR, SETTINGS, TEKKEN
 
@@ -26,13 +26,13 @@ def loads(rule: str, what: str, damage: Damage, seen: str = "") -> Defect:
 
 
 BOS, CALL = "{{- bos_token }}", "{{- '[INST]'"
-RESIZE = set_field(PROCESSOR, "image_processor.do_resize", False)
+DEFAULT_SIZE = drop_field(PROCESSOR, "image_processor.size")
 
 DEFECTS: list[Defect] = [
     loads("MMF620", "decoder", set_field(FAST, "decoder", {"type": "Other"})),
     loads("MMF620", "image section", set_field(TEKKEN, "image.colours", 3)),
     loads("MMF621", "split", set_field(SETTINGS, "split_special_tokens", True)),
-    loads("MMF622", "as they are", RESIZE, seen="unsloth#2225"),
+    loads("MMF622", "default size", DEFAULT_SIZE, seen="unsloth#2225"),
     loads("MMF623", "BOS twice", template(BOS, BOS + BOS), seen="vllm#16976"),
     loads("MMF623", "space", template(CALL, "{{- ' [INST]'"), seen="mistral-common#3"),
     loads("MMF623", "refuses", template(BOS, BOS + "{{ raise_exception('no') }}")),

@@ -12,6 +12,7 @@ WEIGHTS = f"{GROUP}.weights"
 NATIVE_WEIGHTS = "quantization.config_groups.group_0.weights"
 SLOW = r"re:(.*)(.*)(.*)(.*)(.*)\1\2\3\4[A-Z]"
 MODELOPT = "hf_quant_config.json"
+AUTOROUND = "quantization_config.json"
 
 
 def move(name: str, old: str, new: str) -> Damage:
@@ -46,6 +47,7 @@ DEFECTS: list[Defect] = [
     invalid("bits as text", f"{WEIGHTS}.num_bits", "4"),
     invalid("type", f"{WEIGHTS}.type", "uint"),
     invalid("dynamic", f"{WEIGHTS}.dynamic", "global"),
+    invalid("dynamic weights", f"{WEIGHTS}.dynamic", True),
     invalid("preset", f"{SECTION}.config_groups", {"W4A16": ["Linear"]}),
     invalid("list for groups", f"{SECTION}.config_groups", ["W4A16"]),
     invalid("expression", f"{SECTION}.ignore", ["re:(vision"]),
@@ -90,6 +92,13 @@ DEFECTS: list[Defect] = [
     ),
     Defect("MMF416", "group", set_field(CONFIG, f"{WEIGHTS}.actorder", "group"), seen="vllm#48148"),
     Defect("MMF416", "true", set_field(PARAMS, f"{NATIVE_WEIGHTS}.actorder", True)),
+    Defect(
+        "MMF427",
+        "stale",
+        set_field(AUTOROUND, "config_groups.group_0.weights.group_size", 64),
+        "hf-w4a16",
+    ),
+    Defect("MMF427", "no JSON", write(AUTOROUND, "{"), "hf-w4a16"),
     Defect("MMF427", "FP8", set_field(MODELOPT, "quantization.quant_algo", "FP8"), "hf-modelopt"),
     Defect(
         "MMF427", "unknown", set_field(MODELOPT, "quantization.quant_algo", "X"), repo="hf-modelopt"

@@ -157,6 +157,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+PIXELS = "image_processor"
 BREAK = "vision_encoder.image_break_token_id"
 LENGTH = {"direction": "Right", "max_length": 2048, "strategy": "LongestFirst", "stride": 0}
 PADDING = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_id": 11, "pad_token": "<pad>"}
@@ -175,6 +176,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF602", "shifted", shifted),
     Defect("MMF603", "swapped", swap(1500, 1501)),
     Defect("MMF603", "unlike", vocabulary(lambda v: v.update(zzz=v.pop("Ġrobo")))),
+    Defect("MMF603", "pieces swapped", swap(1500, 1501), "hf-spm"),
     Defect("MMF604", "one less", merge_list(lambda merges: merges.pop(50))),
     Defect("MMF604", "order", merge_list(swap_merges)),
     Defect("MMF604", "twice", merge_list(twice)),
@@ -190,6 +192,7 @@ DEFECTS: list[Defect] = [
     Defect("MMF606", "more ids", more_ids),
     Defect("MMF607", "fewer ids", fewer_ids, seen="vllm#11046"),
     Defect("MMF608", "generation", set_field(GENERATION, "eos_token_id", 3)),
+    Defect("MMF608", "silent generation", drop_field(GENERATION, "eos_token_id")),
     Defect("MMF608", "list", set_field(GENERATION, "eos_token_id", [3, 4])),
     Defect("MMF608", "config", set_field(CONFIG, "text_config.eos_token_id", 3)),
     Defect("MMF608", "text", set_field(SETTINGS, "eos_token", "[/INST]")),
@@ -211,6 +214,14 @@ DEFECTS: list[Defect] = [
     ),
     Defect("MMF610", "edge in tekken", set_field(TEKKEN, "image.max_image_size", 1024)),
     Defect("MMF610", "defaults", pixels_apart),
+    Defect(
+        *("MMF610", "edge in params.json"),
+        set_field(PARAMS, "vision_encoder.max_image_size", 113),
+    ),
+    Defect("MMF624", "mean of SigLIP", set_field(PROCESSOR, f"{PIXELS}.image_mean", [0.5] * 3)),
+    Defect("MMF624", "grey", set_field(PROCESSOR, f"{PIXELS}.image_std", [0.26862954])),
+    Defect("MMF624", "not scaled", set_field(PROCESSOR, f"{PIXELS}.do_rescale", False)),
+    Defect("MMF624", "as they are", set_field(PROCESSOR, f"{PIXELS}.do_resize", False)),
     Defect("MMF611", "no images", drop_field(TEKKEN, "image")),
     Defect("MMF612", "other token", set_field(PROCESSOR, "image_token", "<image>")),
     Defect("MMF613", "mistral", set_field(SETTINGS, "tokenizer_class", "MistralCommonBackend")),

@@ -15,6 +15,7 @@ Change = Callable[[Random, Any], Any]
 _RAW = "@raw:{}@"
 _TWICE = "@twice:{}@"
 _DEEPER = 0.8
+_LARGEST_FLOAT = 10**300
 
 
 @lru_cache(maxsize=64)
@@ -140,6 +141,8 @@ def _shuffled(random: Random, items: list[Any]) -> Any:
 
 
 def _near_number(random: Random, value: float) -> Any:
+    if abs(value) > _LARGEST_FLOAT:  # of two mutations, the first made it
+        return anything(random)
     near = (value + 1, value - 1, -value, value * 2, value // 2, float(value), str(value), [value])
     return random.choice((*near, bool(value), value + 0.5, value * 10**20))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from mmfmt.checkpoint import FLOATS
-from mmfmt.configs import CONFIG, HfConfig
+from mmfmt.configs import ARCHITECTURES, CONFIG, HfConfig
 from mmfmt.configs.fields import by_kind, json_path, rows, rows_of
 from mmfmt.model import Model, usual_dtype
 from mmfmt.verify.findings import REMOVE, Edit, Problem, rule
@@ -87,6 +87,26 @@ def stale_key(subject: Subject) -> Iterator[Problem]:
                 message = f"no {config.text_type} class of transformers reads it"
                 edits = (Edit(CONFIG, tuple(keys), REMOVE),)
                 yield Problem(CONFIG, ".".join(keys), message, "remove it", edits)
+
+
+@rule("MMF513")
+def architecture_differs(subject: Subject) -> Iterator[Problem]:
+    """config.json names the class of its model_type in `architectures`.
+
+    transformers builds what model_type says, vLLM what architectures says: without one it stops
+    ("No model architectures are specified"), with that of a part (MistralForCausalLM for a model
+    with a vision tower) or of another model it builds that.
+
+    Repair: write the class.
+    """
+    config = _config(subject)
+    if not config or config.model_type not in ARCHITECTURES:
+        return
+    wanted, found = [ARCHITECTURES[config.model_type]], config.body.get("architectures")
+    if found != wanted:
+        message = f"{'missing' if found is None else found}, but model_type is {config.model_type}"
+        edits = (Edit(CONFIG, ("architectures",), wanted),)
+        yield Problem(CONFIG, "architectures", message, f"write {wanted}", edits)
 
 
 def _config(subject: Subject) -> HfConfig | None:

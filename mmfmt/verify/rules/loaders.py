@@ -33,6 +33,7 @@ _IMAGES: tuple[Check, ...] = (
     processor.image_geometry,
     processor.missing_multimodal_section,
     processor.processor_tokens,
+    processor.image_pixels,
 )
 
 

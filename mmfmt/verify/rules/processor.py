@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import isclose
 from typing import Any
 
 from mmfmt.layout import Symbols
@@ -31,9 +33,12 @@ def image_geometry(subject: Subject) -> Iterator[Problem]:
     """
     if not takes_images(subject):
         return
+    models = _described(subject)
     for row in table("tokenizers")["geometry"]:
-        truths = [_of_model(row, model.symbols) for model in _described(subject)]
         for (path, keys), found, mendable in _said(subject, row):
+            # mistral-common's file belongs to params.json, where there is one
+            owners = models[-1:] if path == subject.tokenizers.name else models
+            truths = [_of_model(row, model.symbols) for model in owners]
             if found not in truths:
                 message = f"{row['what']} {found}, but {truths[0]} in the model"
                 edits = (Edit(path, keys, truths[0]),) if mendable else ()
@@ -137,6 +142,36 @@ def missing_multimodal_section(subject: Subject) -> Iterator[Problem]:
         if not there:
             message = f"has no {section['keys'][0]} section, but the model takes {section['takes']}"
             yield Problem(name, section["keys"][0], message, "take the file of the base model")
+
+
+@rule("MMF624")
+def image_pixels(subject: Subject) -> Iterator[Problem]:
+    """The image processor scales and normalizes pixels as mistral-common does.
+
+    The vision tower was trained with CLIP's mean and deviation. Others, such as those of ImageNet
+    or of SigLIP, load everywhere and give it the wrong colours: descriptions get worse, in the HF
+    layout only.
+
+    Repair: write the value, or leave it to the class.
+    """
+    if not takes_images(subject) or not subject.repo.hf.exists:
+        return
+    processor = _json(subject.repo, PROCESSOR)
+    for key, wanted in table("tokenizers")["pixels"].items():
+        for (path, place), found, _ in _pixels(subject.repo, processor, [key]):
+            if not _equal(found, wanted):
+                message = f"{found}, but {wanted} in mistral-common"
+                edits = (Edit(path, place, wanted),)
+                yield Problem(path, ".".join(place), message, f"write {wanted}", edits)
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    """Whether two settings are the same number, or numbers, but for rounding."""
+    pair = [value if isinstance(value, list) else [value] for value in (found, wanted)]
+    numbers = all(isinstance(number, int | float) for number in pair[0])
+    return (
+        numbers and len(pair[0]) == len(pair[1]) and all(map(partial(isclose, rel_tol=1e-4), *pair))
+    )
 
 
 @rule("MMF612")

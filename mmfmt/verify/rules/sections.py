@@ -12,7 +12,7 @@ from mmfmt.quantization import Quantization, method_of, parse_quantization
 from mmfmt.quantization.arguments import Keys, late_keys, removed_orders, unknown_keys
 from mmfmt.quantization.section import COMPRESSED, HF_KEY
 from mmfmt.schemas import table
-from mmfmt.verify.findings import REMOVE, Edit, Problem, rule
+from mmfmt.verify.findings import REMOVE, Edit, Problem, explained, rule
 from mmfmt.verify.modules import quantized_modules
 from mmfmt.verify.sections import (
     compressed_section,
@@ -21,6 +21,9 @@ from mmfmt.verify.sections import (
     unreadable_section,
 )
 from mmfmt.verify.subject import Subject
+
+# what AutoRound writes beside config.json
+AUTOROUND = "quantization_config.json"
 
 
 @rule("MMF409")
@@ -178,28 +181,31 @@ def activation_order_removed(subject: Subject) -> Iterator[Problem]:
 
 
 @rule("MMF427", level="warning")
-def modelopt_file_differs(subject: Subject) -> Iterator[Problem]:
-    """hf_quant_config.json says what config.json says.
+def quantization_file_differs(subject: Subject) -> Iterator[Problem]:
+    """hf_quant_config.json and quantization_config.json say what config.json says.
 
-    vLLM reads the file where config.json has no section, TensorRT-LLM reads it first: which
-    scheme a model gets is then a matter of the engine.
+    vLLM reads ModelOpt's file where config.json has no section, TensorRT-LLM reads it first, and
+    AutoRound its own: which scheme a model gets is then a matter of the engine.
 
-    Repair: write the same into both, or remove hf_quant_config.json.
+    Repair: write the same into both, or remove the file.
     """
     model = subject.hf
-    if model not in subject.models or not model.repo.has(MODELOPT) or not model.body.get(HF_KEY):
+    if explained(subject, [invalid_quantization_section]) or model not in subject.models:
         return
-    said = _modelopt_schemes(model)
-    here = [scheme.label for scheme in model.quantization.schemes] if model.quantization else []
-    if said != here:
-        message = f"{' and '.join(said) or 'nothing'}, but {CONFIG} says {' and '.join(here)}"
-        yield Problem(MODELOPT, "quantization", message, "write the same into both")
+    if not model.body.get(HF_KEY) or not model.quantization:
+        return
+    here = [scheme.label for scheme in model.quantization.schemes]
+    for name in filter(model.repo.has, (MODELOPT, AUTOROUND)):
+        said = _schemes_in(model, name)
+        if said != here:
+            message = f"{' and '.join(said) or 'nothing'}, but {CONFIG} says {' and '.join(here)}"
+            yield Problem(name, "", message, "write the same into both, or remove this one")
 
 
-def _modelopt_schemes(model: Model) -> list[str]:
-    body: Mapping[str, Any] = model.repo.json(MODELOPT)
+def _schemes_in(model: Model, name: str) -> list[str]:
     try:
-        found = parse_quantization(body, f"{MODELOPT}: {HF_KEY}", model.checkpoint.naming.family)
+        body: Mapping[str, Any] = model.repo.json(name)
+        found = parse_quantization(body, f"{name}: {HF_KEY}", model.checkpoint.naming.family)
     except MmfmtError as error:
         return [error.problem]
     return [scheme.label for scheme in found.schemes] if found else []

@@ -11,9 +11,10 @@ from mmfmt.tokenizer import IMAGE_TOKENS, Tekken
 from mmfmt.verify.findings import Edit, Problem, explained, rule, some
 from mmfmt.verify.rules.names import wrong_shape
 from mmfmt.verify.subject import Subject
-from mmfmt.verify.tokenizers import FAST
+from mmfmt.verify.tokenizers import FAST, Tokenizers
 
 _AGAIN = "make tokenizer.json anew of tekken.json: mmfmt convert consolidated-to-hf"
+_TAKE = "take tokenizer.json of the base model"
 Place = tuple[str, tuple[str, ...]]
 """(file, keys)"""
 
@@ -105,12 +106,13 @@ def _first_regular_id(ranks: Mapping[str, int], found: Mapping[str, int]) -> int
 @rule("MMF603")
 def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
     """Every regular token has the same bytes in tekken.json and tokenizer.json, at the same
-    rank.
+    rank; every piece of a SentencePiece file has the same id there.
 
     All are compared: two that changed places are enough to garble text.
 
-    Repair: make tokenizer.json anew of tekken.json.
+    Repair: make tokenizer.json anew of tekken.json, or take that of the base model.
     """
+    yield from _piece_problems(subject.tokenizers)
     if not subject.tokenizers.both:
         return
     tekken, fast = subject.tokenizers.both
@@ -125,6 +127,17 @@ def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
         expected = "unknown to" if there is None else f"{there + shift} in"
         message = f"{some(names)}: {here} here, {expected} {tekken.name}"
         yield Problem(FAST, "model.vocab", message, _AGAIN)
+
+
+def _piece_problems(tokenizers: Tokenizers) -> Iterator[Problem]:
+    pieces, fast = tokenizers.pieces, tokenizers.fast
+    if not pieces or not fast or not fast.is_bpe:
+        return
+    known = {**fast.vocabulary, **fast.ids}
+    if unlike := [piece for piece, id in pieces.items() if known.get(piece) != id]:
+        here, there = known.get(unlike[0], "missing"), pieces[unlike[0]]
+        message = f"{some([repr(piece) for piece in unlike])}: {here} here, {there} in "
+        yield Problem(FAST, "model.vocab", message + str(tokenizers.name), _TAKE)
 
 
 def _shared_ranks(

@@ -26,11 +26,17 @@ def end_of_text(subject: Subject) -> Iterator[Problem]:
     """What ends an answer in config.json, generation_config.json and tokenizer_config.json is
     the tokenizer's </s>; a list of ids has it among them.
 
-    With another one answers never end, or end at once.
+    With another one answers never end, or end at once. transformers takes a generation_config.json
+    that is silent at its word: generation goes on to the limit, whatever config.json says.
 
     Repair: write the tokenizer's id.
     """
     yield from _control_problems(subject, {_END})
+    if _has(subject, GENERATION) and subject.repo.json(GENERATION).get(_END) is None:
+        truth = subject.tokenizers.ids([CONTROL_TOKENS[_END]]) if subject.tokenizers.name else {}
+        edits = tuple(Edit(GENERATION, (_END,), id) for id in truth.values())
+        message = "is missing: transformers generates to the limit"
+        yield Problem(GENERATION, _END, message, "write the id of </s>", edits)
 
 
 @rule("MMF609", level="warning")

@@ -14,6 +14,7 @@ from mmfmt.quantization.section import COMPRESSED, HF_KEY
 from mmfmt.schemas import table
 from mmfmt.verify.findings import REMOVE, Edit, Problem, explained, rule
 from mmfmt.verify.modules import quantized_modules
+from mmfmt.verify.rules.quantization import quantized_parameters
 from mmfmt.verify.sections import (
     compressed_section,
     misplaced_section,
@@ -190,11 +191,11 @@ def quantization_file_differs(subject: Subject) -> Iterator[Problem]:
     Repair: write the same into both, or remove the file.
     """
     model = subject.hf
-    if explained(subject, [invalid_quantization_section]) or model not in subject.models:
+    if model not in subject.models or not model.body.get(HF_KEY) or not model.quantization:
         return
-    if not model.body.get(HF_KEY) or not model.quantization:
-        return
-    here = [scheme.label for scheme in model.quantization.schemes]
+    if explained(subject, [invalid_quantization_section, quantized_parameters]):
+        return  # it is config.json that is wrong
+    here = _labels(model.quantization)
     for name in filter(model.repo.has, (MODELOPT, AUTOROUND)):
         said = _schemes_in(model, name)
         if said != here:
@@ -208,4 +209,9 @@ def _schemes_in(model: Model, name: str) -> list[str]:
         found = parse_quantization(body, f"{name}: {HF_KEY}", model.checkpoint.naming.family)
     except MmfmtError as error:
         return [error.problem]
-    return [scheme.label for scheme in found.schemes] if found else []
+    return _labels(found) if found else []
+
+
+def _labels(quantization: Quantization) -> list[str]:
+    """How the groups quantize, each way once."""
+    return sorted({scheme.label for scheme in quantization.schemes})

@@ -83,6 +83,13 @@ def awq(folder: Path) -> None:
     quantized(folder, test_schemes.awq, {**section, "modules_to_not_convert": names})
 
 
+def auto_round(folder: Path) -> None:
+    """GPTQ's tensors in AutoRound's own format, as its exports name the blocks."""
+    section = {**test_schemes.METHODS["auto-round"][1], "iters": 0, "autoround_version": "0.16.1"}
+    blocks = {"block_name_to_quantize": "model.language_model.layers"}
+    quantized(folder, partial(test_schemes.gptq, bits=4), section | blocks)
+
+
 def modelopt(folder: Path) -> None:
     """NVFP4 of ModelOpt, which says so twice."""
 

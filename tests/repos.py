@@ -122,6 +122,7 @@ REPOS: Mapping[str, Callable[[Path], object]] = {
     "two groups": partial(in_both, quantized_repos.two_groups),
     "fp8": partial(in_both, quantized_repos.fp8),
     "awq": partial(in_both, quantized_repos.awq),
+    "auto-round": partial(in_both, quantized_repos.auto_round),
     "hf-modelopt": quantized_repos.modelopt,
     "hf-block": quantized_repos.block,
     "hf-text": text_only,

@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
-from tests.damage import Damage, Tensors, both, edit_json, edit_tensors, set_field
+from tests.damage import Damage, Tensors, both, drop_field, edit_json, edit_tensors, set_field
 from tests.defects.defect import Defect
 from tests.repos import CONFIG, NATIVE, PARAMS
 
 SECTIONS = {CONFIG: "quantization_config", PARAMS: "quantization"}
 GROUPS = "quantization_config.config_groups"
+BLOCKS = "quantization_config.block_name_to_quantize"
+WV_NEW = "model.language_model.layers.0.self_attn.v_proj"
 Q_VLLM = "language_model.model.layers.0.self_attn.q_proj"
 QKV = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj"}
 LEGACY = ["vision_tower", "multi_modal_projector"]
@@ -162,5 +164,13 @@ DEFECTS: list[Defect] = [
             lambda b: b["quantization_config"]["modules_to_not_convert"].append("model.visual"),
         ),
         "fp8",
+    ),
+    Defect("MMF428", "no blocks", drop_field(CONFIG, BLOCKS), "auto-round"),
+    Defect("MMF428", "native names", set_field(PARAMS, BLOCKS, ["layers"]), "auto-round"),
+    Defect(
+        "MMF428",
+        "a module too many",
+        set_field(CONFIG, f"{SECTIONS[CONFIG]}.extra_config", {WV_NEW: {"bits": 16}}),
+        "auto-round",
     ),
 ]

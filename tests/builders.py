@@ -234,6 +234,12 @@ def write_json(path: Path, body: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(body, indent=2), encoding="utf-8")
 
 
+def rewrite(path: Path, content: bytes) -> None:
+    """Write a file anew: ext4 flushes one that is written over to its disk at once."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     """Set top-level keys of a repo's config.json; `None` writes null."""
     write_json(folder / CONFIG, {**read_json(folder / CONFIG), **changes})

@@ -1,5 +1,6 @@
 """Fixtures and settings for every test."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +45,14 @@ class Outcome:
 WEIGHTS_ONLY = ("--level", "header", "--ignore", "MMF6")
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_disks() -> Iterator[None]:
+    """No test pulls the plug; thousands of flushes wait for each other's files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+unset PYTHONDONTWRITEBYTECODE  # hundreds of processes would compile everything anew
 if [ "${1:-}" = --engine ]; then
   export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
   # mostly waiting for downloads: beside the tests

@@ -210,7 +210,7 @@ def test_written_headers_are_read_by_safetensors(
     entries = {n: Entry(e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for n, e in body.items()}
     encoded = encode_header(Header(entries, metadata))
     assert len(encoded) % 8 == 0
-    path.write_bytes(encoded + bytes(size))
+    builders.rewrite(path, encoded + bytes(size))
     with safe_open(path, framework="pt") as file:
         assert set(file.keys()) == set(entries)
         assert (file.metadata() or {}) == metadata
@@ -231,7 +231,7 @@ def test_header_bytes_as_safetensors_writes_them() -> None:
 
 def check_agrees(path: Path, content: bytes) -> None:
     """Read a file: nothing but MmfmtError may come, and what we take safetensors takes."""
-    path.write_bytes(content)
+    builders.rewrite(path, content)
     try:
         header = read(path)
     except MmfmtError as refusal:
@@ -309,10 +309,10 @@ def test_cut_off_anywhere(tmp_path_factory: pytest.TempPathFactory, junk: bytes)
     path = tmp_path_factory.getbasetemp() / NAME
     whole = save({"a": torch.zeros(3), "b": torch.ones(2, dtype=torch.int8)})
     for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
+        builders.rewrite(path, whole[:length])
         with pytest.raises(MmfmtError, match=NAME):
             read(path)
-    path.write_bytes(whole + junk)
+    builders.rewrite(path, whole + junk)
     if junk:
         with pytest.raises(MmfmtError, match="longer than its header says"):
             read(path)

@@ -341,6 +341,9 @@ def test_explicit_where_silence_means_otherwise() -> None:
 # --- refusals ---
 
 
+LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+
+
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
@@ -376,7 +379,7 @@ def test_explicit_where_silence_means_otherwise() -> None:
             {"vision_encoder": {**PIXTRAL, "spatial_merge_size": 2}},
             "vision_encoder.spatial_merge_size: 2 cannot be carried: llava",
         ),
-        ({"qk_nope_head_dim": 4}, "moe.num_shared_experts: no class of transformers"),
+        (LATENT, "moe.num_shared_experts: no class of transformers"),
         (
             {"moe": {"num_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 1}},
             "moe.num_shared_experts: 1 cannot be carried: mixtral",
@@ -442,6 +445,14 @@ def test_any_params_are_converted_or_refused(name: str, data: Any) -> None:
             back(to_config(params))
         except MmfmtError as error:
             assert str(error).startswith("params.json")
+
+
+@pytest.mark.parametrize("field", ["kv_lora_rank", "qk_rope_head_dim", "v_head_dim"])
+def test_latent_attention_needs_all_its_sizes(field: str) -> None:
+    """One that is missing, or null, is named."""
+    latent = FAMILIES["mistral3, latent"]
+    for params in ({k: v for k, v in latent.items() if k != field}, {**latent, field: None}):
+        assert f"'{field}' is a required property" in refusal(params)
 
 
 def test_a_partial_params_file_is_refused() -> None:

@@ -62,6 +62,7 @@ class _Expressions:
     def __init__(self, expressions: tuple[str, ...]) -> None:
         self._expressions = expressions
         self._slow: MmfmtError | None = None
+        self._matched: dict[str, bool] = {}  # readers and rules ask for the same names
 
     @settled
     def _compiled(self) -> "list[Pattern[str]]":
@@ -79,7 +80,10 @@ class _Expressions:
         if self._slow:  # for another reader of the same list
             raise self._slow.with_traceback(None)
         try:
-            return any(each.match(name, timeout=patience) for each in self._compiled)
+            if name not in self._matched:
+                found = any(each.match(name, timeout=patience) for each in self._compiled)
+                self._matched[name] = found
+            return self._matched[name]
         except TimeoutError:
             self._slow = self._error(name)
             raise self._slow from None

@@ -19,6 +19,8 @@ def evaluate(expression: str, symbols: Symbols) -> int:
 
     Raises MmfmtError if a symbol has no value.
     """
+    if isinstance(value := symbols.get(expression), int):  # most are one symbol
+        return value
     return sum(_quotient(parts, symbols) for parts in _parsed(expression))
 
 

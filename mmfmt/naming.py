@@ -40,10 +40,10 @@ class Naming:
         self.generation = generation
         self._patterns = dict(patterns)
         self.stacks = dict(stacks or {})
-        self._by_shape: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
+        # compiled when a name of the shape is seen: of most families none is
+        self._by_shape: dict[str, list[tuple[Row, str]]] = {}
         for row, pattern in (*self._patterns.items(), *also):
-            candidates = self._by_shape.setdefault(_name_shape(pattern), [])
-            candidates.append((row, compile_pattern(pattern)))
+            self._by_shape.setdefault(_name_shape(pattern), []).append((row, pattern))
 
     @property
     def label(self) -> str:
@@ -68,7 +68,7 @@ class Naming:
         if suffix not in table("suffixes"):
             return None
         for row, pattern in self._by_shape.get(_name_shape(module), ()):
-            if found := pattern.fullmatch(module):
+            if found := compile_pattern(pattern).fullmatch(module):
                 slots = tuple((slot, int(value)) for slot, value in found.groupdict().items())
                 return Match(row, slots, suffix)
         return None
@@ -76,7 +76,10 @@ class Naming:
     def knows(self, modules: Mapping[str, str]) -> int:
         """How many modules, by the shapes of their names, belong to a row."""
         found = ((self._by_shape.get(shape, ()), name) for shape, name in modules.items())
-        return sum(any(p.fullmatch(name) for _, p in candidates) for candidates, name in found)
+        return sum(
+            any(compile_pattern(pattern).fullmatch(name) for _, pattern in candidates)
+            for candidates, name in found
+        )
 
     def nearest(self, name: str) -> str:
         """The known tensor name most like an unknown one, slots as `{layer}`."""
@@ -129,9 +132,10 @@ def _fill(pattern: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[prefix] + rest if prefix in prefixes else ""
 
 
-def hf_namings(family: Family) -> list[Naming]:
+@cache
+def hf_namings(family: Family) -> tuple[Naming, ...]:
     """The namings of every HF generation of a family."""
-    return [naming(family, "hf", generation) for generation in family.generations]
+    return tuple(naming(family, "hf", generation) for generation in family.generations)
 
 
 def detect_hf(names: Iterable[str]) -> Naming:

@@ -1,5 +1,6 @@
 """The command line: parses, wires the rooms together, prints. Exit 0 good, 1 findings, 2 error."""
 
+import gc
 import signal
 import sys
 from importlib import import_module
@@ -45,6 +46,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point: errors become one line on stderr and exit code 2."""
     signal.signal(signal.SIGTERM, _terminated)
+    gc.set_threshold(100_000)  # headers live to the end: looking for garbage took a quarter
     try:
         cli(standalone_mode=False)
     except MmfmtError as error:

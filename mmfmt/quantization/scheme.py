@@ -130,16 +130,22 @@ class Scheme:
 
     def canonical(self, suffix: str) -> str:
         """A parameter's own suffix, where the consolidated layout has another for it."""
-        for own, columns in self.parameters.items():
-            if suffix == columns.get("native", {}).get("suffix"):
-                return own
-        return reader_suffixes().get(suffix, suffix)
+        return _own_suffixes(self).get(suffix, suffix)
 
 
 @cache
 def _expected(scheme: Scheme, size: tuple[int, ...], packing: str) -> Expected:
     # a model has thousands of modules of a handful of sizes
     return scheme.shapes(size, packing)
+
+
+@cache
+def _own_suffixes(scheme: Scheme) -> Mapping[str, str]:
+    """The scheme's own suffixes by those of the consolidated layout."""
+    said = (
+        (own, columns.get("native", {}).get("suffix")) for own, columns in scheme.parameters.items()
+    )
+    return {**reader_suffixes(), **{suffix: own for own, suffix in said if suffix}}
 
 
 @cache

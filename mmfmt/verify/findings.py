@@ -107,7 +107,7 @@ class Rule:
 
 def explained(subject: "Subject", checks: Sequence[Check]) -> bool:
     """Whether one of these checks finds something, which says what is wrong."""
-    return any(next(check(subject), None) for check in checks)
+    return any(subject.fails(check) for check in checks)
 
 
 def some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ that reason, and another rule reports the cause.
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
@@ -14,6 +15,9 @@ from mmfmt.repo import Advance, Repo
 from mmfmt.verify.probe import Probe, run
 from mmfmt.verify.rotary import Judged, judged
 from mmfmt.verify.tokenizers import Tokenizers
+
+if TYPE_CHECKING:
+    from mmfmt.verify.findings import Check
 
 # endings of tokenizer, processor and config files
 BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
@@ -25,6 +29,7 @@ class Subject:
 
     repo: Repo
     advance: Advance = field(repr=False)
+    _failed: dict["Check", bool] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def hf(self) -> Model:
@@ -33,6 +38,12 @@ class Subject:
     @cached_property
     def native(self) -> Model:
         return native_model(self.repo)
+
+    def fails(self, check: "Check") -> bool:
+        """Whether a check finds something; each is asked once, however many rules want to know."""
+        if check not in self._failed:
+            self._failed[check] = next(check(self), None) is not None
+        return self._failed[check]
 
     @cached_property
     def tokenizers(self) -> Tokenizers:

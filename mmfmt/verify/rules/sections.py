@@ -193,10 +193,11 @@ def quantization_file_differs(subject: Subject) -> Iterator[Problem]:
     model = subject.hf
     if model not in subject.models or not model.body.get(HF_KEY) or not model.quantization:
         return
-    if explained(subject, [invalid_quantization_section, quantized_parameters]):
-        return  # it is config.json that is wrong
+    files = [name for name in (MODELOPT, AUTOROUND) if model.repo.has(name)]
+    if not files or explained(subject, [invalid_quantization_section, quantized_parameters]):
+        return  # else it is config.json that is wrong
     here = _labels(model.quantization)
-    for name in filter(model.repo.has, (MODELOPT, AUTOROUND)):
+    for name in files:
         said = _schemes_in(model, name)
         if said != here:
             message = f"{' and '.join(said) or 'nothing'}, but {CONFIG} says {' and '.join(here)}"

@@ -46,6 +46,7 @@ def config(text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": 1e6}
     tower = {"model_type": "pixtral", "hidden_act": "silu", "rope_theta": 10000.0}
     return {
+        "architectures": ["Mistral3ForConditionalGeneration"],
         **{"model_type": "mistral3", "dtype": "bfloat16", "image_token_index": 10},
         **{"spatial_merge_size": 2, "multimodal_projector_bias": False},
         "tie_word_embeddings": False,

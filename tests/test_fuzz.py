@@ -27,12 +27,12 @@ CASES = int(os.environ.get("MMFMT_FUZZ_CASES", "2000"))
 # verified fastest
 _SHARES = {"pixtral": 1, "latent": 2, "audio": 1, "modelopt": 16}
 PARTS = [(repo, part) for repo, share in _SHARES.items() for part in range(share)]
-HEADER_RULES = ",".join(rule.id for rule in rules_of("header"))
+FILE_RULES = ",".join(rule.id for rule in rules_of("tokenizers"))
 
 
 @pytest.mark.parametrize("repo", MAKERS)
 def test_repos_are_good_before_they_are_mutated(repo: str) -> None:
-    verdict = oracle.judged(good_files(repo), rules_of("header"))
+    verdict = oracle.judged(good_files(repo), rules_of("tokenizers"))
     assert verdict and not verdict.report.count("error") and verdict.report.skipped == ()
 
 
@@ -46,8 +46,8 @@ def test_hostile_repos_are_verified(repo: str, part: int) -> None:
 
 
 COMMANDS = {
-    "verify": ("verify", "{repo}", "--select", HEADER_RULES),
-    "fix": ("verify", "{repo}", "--select", HEADER_RULES, "--fix", "--format", "markdown"),
+    "verify": ("verify", "{repo}", "--select", FILE_RULES),
+    "fix": ("verify", "{repo}", "--select", FILE_RULES, "--fix", "--format", "markdown"),
     "inspect": ("inspect", "{repo}"),
     "page": ("inspect", "{repo}", "--html", "{out}.html"),
     "to consolidated": ("convert", "hf-to-consolidated", "{repo}", "{out}"),
@@ -75,7 +75,7 @@ def test_commands_on_hostile_repos(command: str, tmp_path: Path, run: Run) -> No
 def test_attacks_are_told(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in few seconds and little memory, and none of these repos passes as if nothing were."""
     monkeypatch.setattr(oracle, "PATIENCE", 20)
-    verdict = oracle.judged(attack(), rules_of("header"))
+    verdict = oracle.judged(attack(), rules_of("tokenizers"))
     assert verdict and verdict.report.findings
     for name in FORMATS:
         oracle.check_report(verdict, name)

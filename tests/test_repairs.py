@@ -22,8 +22,8 @@ def test_a_repaired_repo_is_clean(defect: Defect, tmp_path: Path) -> None:
     folder = shutil.copytree(good_repo(defect.repo), tmp_path / "repo")
     defect.damage(folder)
     repo = open_repo(folder)
-    found = verify(repo, rules_of("header")).findings
+    found = verify(repo, rules_of("tokenizers")).findings
     assert found and all(finding.edits for finding in found)
     write_changes(repo, plan_changes(repo, found))
-    report = verify(open_repo(folder), rules_of("header"))
+    report = verify(open_repo(folder), rules_of("tokenizers"))
     assert report.findings == () and report.skipped == ()

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from mmfmt.repo import open_repo
 from mmfmt.verify import probe
+from mmfmt.verify.findings import Problem, Rule
 from mmfmt.verify.probe import Probe, run
 from mmfmt.verify.run import rules_of, verify
+from mmfmt.verify.subject import Subject
 from tests import tokenizer_repos
 from tests.damage import edit_json, set_field
 from tests.repos import ROOT, good_repo
@@ -186,3 +190,24 @@ def test_the_report_is_all_that_is_printed(copy: Path) -> None:
     env = {**os.environ, "TRANSFORMERS_VERBOSITY": "debug"}
     ended = subprocess.run(command, capture_output=True, text=True, env=env)
     assert json.loads(ended.stdout)["loads"]
+
+
+def test_no_loader_outlives_a_verification(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start beside the first rule, and end with the last, however that is."""
+    program, started = tmp_path / "program.py", tmp_path / "started"
+    write = f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
+    program.write_text(f"import os, pathlib, time; {write}; time.sleep(600)")
+    monkeypatch.setattr(probe, "PROGRAM", program)
+
+    def interrupted(_: Subject) -> Iterator[Problem]:
+        yield from ()
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(open_repo(copy), [Rule("MMF999", "stop", "error", "header", interrupted), *LOADERS])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)

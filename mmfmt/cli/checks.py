@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.console import Console
 
 from mmfmt.repo import Repo
+from mmfmt.verify.findings import Cost
 
 if TYPE_CHECKING:
     from mmfmt.repo import Advance
@@ -38,10 +39,11 @@ def check_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--level",
-            type=click.Choice(["header", "loaders", "bytes"]),
-            help="What to look at: headers and JSON files; what the loaders of tokenizers and "
-            "processors make of the repo, too (seconds; without transformers they are skipped); "
-            "every byte of the weights, too, at the speed of the disk.  [default: loaders]",
+            type=click.Choice(get_args(Cost)),
+            help="What to look at: headers and configs; whole vocabularies, too; what the loaders "
+            "of tokenizers and processors make of the repo, too (seconds; without transformers "
+            "they are skipped); every byte of the weights, too, at the speed of the disk.  "
+            "[default: loaders]",
         ),
         click.option(
             "--ignore", metavar="RULES", multiple=True, callback=_split, help="Leave these out."

@@ -22,7 +22,8 @@ FAMILIES = {
     "8": "Release hygiene",
 }
 COSTS = {
-    "header": "reads headers and JSON files",
+    "header": "reads headers and configs",
+    "tokenizers": "reads whole vocabularies",
     "loaders": "runs the loaders of tokenizer and processor",
     "bytes": "reads every byte of the weights (`--level bytes`)",
 }

@@ -19,7 +19,7 @@ _MOST = 1000
 Level = Literal["error", "warning", "note"]
 # what a rule reads: headers and JSON files; the tokenizer and processor files, by running their
 # loaders; or every byte of the weights
-Cost = Literal["header", "loaders", "bytes"]
+Cost = Literal["header", "tokenizers", "loaders", "bytes"]
 
 
 class Remove(Enum):

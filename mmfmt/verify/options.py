@@ -146,5 +146,5 @@ def _notices(file: str, stated: Mapping[str, Any]) -> Iterable[str]:
         if stated.get(key):
             rules = verb.format(", ".join(stated[key]))
             yield f"{file} in the repo {rules} (--isolated leaves it unread)"
-    if stated.get("level") == "header":
+    if stated.get("level") in ("header", "tokenizers"):
         yield f"{file} in the repo keeps loaders from running (--level loaders runs them)"

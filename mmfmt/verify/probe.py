@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from mmfmt.errors import MissingPackageError
@@ -92,34 +93,58 @@ class Probe:
         return load.name if load and load.name else None
 
 
-def run(folder: Path, timeout: float = TIMEOUT_SECONDS) -> Probe:
-    """Probe a folder of tokenizer, processor and config files; weights are not needed."""
-    # -P: no module of the current folder is imported
-    command = [sys.executable, "-P", str(PROGRAM), str(folder.absolute())]
-    try:
-        ended = subprocess.run(
+class Loaders:
+    """The loaders at work on a folder of tokenizer, processor and config files, beside us.
+
+    Weights are not needed. `timeout` is in seconds from the start.
+    """
+
+    def __init__(self, folder: Path, timeout: float = TIMEOUT_SECONDS) -> None:
+        # -P: no module of the current folder is imported
+        command = [sys.executable, "-P", str(PROGRAM), str(folder.absolute())]
+        self._timeout, self._end = timeout, monotonic() + timeout
+        self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, **_ENVIRONMENT},
         )
-    except subprocess.TimeoutExpired:
-        return Probe(crash=f"no answer within {timeout:.0f} s")
-    if ended.returncode:
-        return Probe(crash=_last_words(ended))
-    return read(json.loads(ended.stdout))
+
+    def answer(self) -> Probe:
+        """What they made of it, once they are done."""
+        try:
+            out, err = self._process.communicate(timeout=max(self._end - monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            return Probe(crash=f"no answer within {self._timeout:.0f} s")
+        code = self._process.returncode
+        return Probe(crash=_last_words(code, err)) if code else read(out)
+
+    def stop(self) -> None:
+        """End the process if it still runs."""
+        with self._process:
+            self._process.kill()
 
 
-def _last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
-    if ended.returncode < 0:
-        return f"killed by signal {-ended.returncode}"
-    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else f"exit code {ended.returncode}"
+def run(folder: Path, timeout: float = TIMEOUT_SECONDS) -> Probe:
+    """What the loaders make of a folder."""
+    loaders = Loaders(folder, timeout)
+    try:
+        return loaders.answer()
+    finally:
+        loaders.stop()
 
 
-def read(report: Mapping[str, Any]) -> Probe:
+def _last_words(code: int, said: bytes) -> str:
+    if code < 0:
+        return f"killed by signal {-code}"
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else f"exit code {code}"
+
+
+def read(content: bytes) -> Probe:
     """The report of `probe_main`."""
+    report: Mapping[str, Any] = json.loads(content)
     loads = {
         name: Load(row["class"], row["tokenizer"], row["error"], row["missing"])
         for name, row in report["loads"].items()

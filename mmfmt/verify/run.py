@@ -1,6 +1,7 @@
 """Run the rules over a repo."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import get_args
 
@@ -8,6 +9,7 @@ from mmfmt.errors import MissingPackageError, MmfmtError
 from mmfmt.repo import Advance, Repo
 from mmfmt.verify.consumers import Choice, choices
 from mmfmt.verify.findings import Cost, Finding, Rule
+from mmfmt.verify.probe import Loaders
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.subject import Subject
 
@@ -57,8 +59,9 @@ def verify(
     chosen = rules_of("loaders") if rules is None else list(rules)
     if any(rule.cost == "bytes" for rule in chosen):
         _ = repo.path  # whole weights are read from this disk only
-    for rule in chosen:
-        _run(rule, subject, findings, skipped)
+    with _loaders_beside(subject, chosen):
+        for rule in chosen:
+            _run(rule, subject, findings, skipped)
     consumers = choices(repo, subject.probed)
     return Report(repo.storage.label, tuple(findings), tuple(skipped), consumers)
 
@@ -68,6 +71,20 @@ def rules_of(level: str) -> list[Rule]:
     costs = get_args(Cost)
     chosen = costs[: costs.index(level) + 1]
     return [rule for rule in registered_rules() if rule.cost in chosen]
+
+
+@contextmanager
+def _loaders_beside(subject: Subject, rules: Iterable[Rule]) -> Iterator[None]:
+    """The loaders at work while other rules look, if some rule asks what they make of the repo."""
+    started: Loaders | None = None
+    if any(rule.cost == "loaders" for rule in rules):
+        with suppress(MmfmtError):  # the rule that asks tells
+            started = subject.loaders
+    try:
+        yield
+    finally:
+        if started:
+            started.stop()
 
 
 def _run(rule: Rule, subject: Subject, findings: list[Finding], skipped: list[Skipped]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmfmt.errors import MmfmtError
 from mmfmt.model import Model, hf_model, native_model
 from mmfmt.repo import Advance, Repo
-from mmfmt.verify.probe import Probe, run
+from mmfmt.verify.probe import Loaders, Probe
 from mmfmt.verify.rotary import Judged, judged
 from mmfmt.verify.tokenizers import Tokenizers
 
@@ -70,9 +70,14 @@ class Subject:
         return [self.repo.storage.fetch(name) for name in names][-1].parent
 
     @cached_property
+    def loaders(self) -> Loaders:
+        """The loaders of its users at work on the repo."""
+        return Loaders(self.folder)
+
+    @cached_property
     def probe(self) -> Probe:
-        """What the loaders of its users make of the repo."""
-        return run(self.folder)
+        """What they make of it."""
+        return self.loaders.answer()
 
     @property
     def probed(self) -> Probe | None:

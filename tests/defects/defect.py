@@ -22,7 +22,7 @@ class Defect:
     what: str
     damage: Damage
     repo: str = "dual"
-    level: str = "header"
+    level: str = "tokenizers"
     seen: str = ""
 
     def found(self, folder: Path) -> Report:

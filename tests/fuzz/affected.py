@@ -18,15 +18,15 @@ def affected(repo: str, files: Files, changed: list[str]) -> list[Rule]:
     """
     looks = _looks(repo)
     if good_files(repo).keys() != files.keys():
-        return rules_of("header")
-    return [rule for rule in rules_of("header") if looks[rule.id] & set(changed)]
+        return rules_of("tokenizers")
+    return [rule for rule in rules_of("tokenizers") if looks[rule.id] & set(changed)]
 
 
 @cache
 def _looks(repo: str) -> Mapping[str, set[str]]:
     """The files that each rule reads in a good repo when it is alone."""
     found = {}
-    for rule in rules_of("header"):
+    for rule in rules_of("tokenizers"):
         memory = Memory(good_files(repo), scratch())
         verify(Repo(memory), [rule])
         found[rule.id] = memory.seen

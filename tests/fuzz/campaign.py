@@ -40,7 +40,7 @@ def outcome(case: Case) -> str:
     files = case.files()
     names = changed(case.repo, files)
     whole = case.number % _WHOLE == 0
-    rules = rules_of("header") if whole else affected(case.repo, files, names)
+    rules = rules_of("tokenizers") if whole else affected(case.repo, files, names)
     try:
         verdict = oracle.judged(files, rules)
         if verdict and case.number % _WRITTEN == 0:

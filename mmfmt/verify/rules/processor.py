@@ -19,7 +19,7 @@ Place = tuple[str, tuple[str, ...]]
 """(file, keys)"""
 
 
-@rule("MMF610")
+@rule("MMF610", cost="tokenizers")
 def image_geometry(subject: Subject) -> Iterator[Problem]:
     """Patch size, spatial merge size and longest edge of the processor files and of tekken.json
     are those of the model.
@@ -121,7 +121,7 @@ def _json(repo: Repo, name: str) -> Mapping[str, Any]:
     return repo.json(name) if repo.has(name) else {}
 
 
-@rule("MMF611")
+@rule("MMF611", cost="tokenizers")
 def missing_multimodal_section(subject: Subject) -> Iterator[Problem]:
     """The tokenizer of a model that takes images or audio says so: tekken.json has a section
     image (or audio), a SentencePiece file a name that ends in m1.

@@ -30,7 +30,7 @@ def takes_images(subject: Subject) -> bool:
     return takes(subject, table("tokenizers")["section"][0]["model"])
 
 
-@rule("MMF601")
+@rule("MMF601", cost="tokenizers")
 def image_token_ids(subject: Subject) -> Iterator[Problem]:
     """[IMG], [IMG_BREAK] and [IMG_END] have one id each, in tekken.json, tokenizer.json,
     config.json and params.json.
@@ -72,7 +72,7 @@ def _said(subject: Subject, key: str, token: str) -> Iterator[tuple[Place, Any]]
             yield (PARAMS, ("vision_encoder", key)), found
 
 
-@rule("MMF602")
+@rule("MMF602", cost="tokenizers")
 def special_token_ids(subject: Subject) -> Iterator[Problem]:
     """tokenizer.json adds the special tokens of tekken.json under the same ids, and as many.
 
@@ -103,7 +103,7 @@ def _first_regular_id(ranks: Mapping[str, int], found: Mapping[str, int]) -> int
     return shifts.most_common(1)[0][0] if shifts else None
 
 
-@rule("MMF603")
+@rule("MMF603", cost="tokenizers")
 def regular_vocabulary(subject: Subject) -> Iterator[Problem]:
     """Every regular token has the same bytes in tekken.json and tokenizer.json, at the same
     rank; every piece of a SentencePiece file has the same id there.
@@ -151,7 +151,7 @@ def _shared_ranks(
     return {piece: rank for piece, rank in ranks.items() if rank + shift < fast.size}, shift
 
 
-@rule("MMF604")
+@rule("MMF604", cost="tokenizers")
 def merges(subject: Subject) -> Iterator[Problem]:
     """tokenizer.json merges every pair that makes a token of tekken.json, in order of its rank,
     and takes whole words that are tokens as they are (ignore_merges).
@@ -192,7 +192,7 @@ def _merge_fault(pairs: Sequence[str], ranks: Mapping[str, int]) -> str | None:
     return "has a pair twice" if len(set(pairs)) < len(pairs) else None
 
 
-@rule("MMF605")
+@rule("MMF605", cost="tokenizers")
 def pre_tokenizer(subject: Subject) -> Iterator[Problem]:
     """tokenizer.json splits text with the pattern of tekken.json, byte by byte and unchanged.
 
@@ -220,7 +220,7 @@ def pre_tokenizer(subject: Subject) -> Iterator[Problem]:
                 yield Problem(FAST, f"pre_tokenizer.{kind}", message, _AGAIN)
 
 
-@rule("MMF606")
+@rule("MMF606", cost="tokenizers")
 def more_ids_than_rows(subject: Subject) -> Iterator[Problem]:
     """The model has an embedding row for each id of its tokenizer.
 
@@ -235,7 +235,7 @@ def more_ids_than_rows(subject: Subject) -> Iterator[Problem]:
             yield Problem(path, "vocab_size", message, "take the tokenizer of the base model")
 
 
-@rule("MMF607", level="warning")
+@rule("MMF607", level="warning", cost="tokenizers")
 def rows_without_ids(subject: Subject) -> Iterator[Problem]:
     """The model has no embedding rows that its tokenizer knows nothing of.
 

@@ -21,7 +21,7 @@ Place = tuple[str, tuple[str, ...]]
 """(file, keys)"""
 
 
-@rule("MMF608")
+@rule("MMF608", cost="tokenizers")
 def end_of_text(subject: Subject) -> Iterator[Problem]:
     """What ends an answer in config.json, generation_config.json and tokenizer_config.json is
     the tokenizer's </s>; a list of ids has it among them.
@@ -39,7 +39,7 @@ def end_of_text(subject: Subject) -> Iterator[Problem]:
         yield Problem(GENERATION, _END, message, "write the id of </s>", edits)
 
 
-@rule("MMF609", level="warning")
+@rule("MMF609", level="warning", cost="tokenizers")
 def begin_and_padding(subject: Subject) -> Iterator[Problem]:
     """What begins and pads a text in the configs is the tokenizer's <s> and <pad>.
 
@@ -112,7 +112,7 @@ def _has(subject: Subject, name: str) -> bool:
     return subject.repo.has(name)
 
 
-@rule("MMF614", level="warning")
+@rule("MMF614", level="warning", cost="tokenizers")
 def added_token_flags(subject: Subject) -> Iterator[Problem]:
     """Special tokens in tokenizer.json are special, not normalized, and take no spaces along.
 
@@ -140,7 +140,7 @@ def added_token_flags(subject: Subject) -> Iterator[Problem]:
         yield Problem(FAST, "added_tokens", message, fix, tuple(edits[flag, value]))
 
 
-@rule("MMF615", level="warning")
+@rule("MMF615", level="warning", cost="tokenizers")
 def truncation_or_padding(subject: Subject) -> Iterator[Problem]:
     """tokenizer.json neither truncates nor pads.
 
@@ -158,7 +158,7 @@ def truncation_or_padding(subject: Subject) -> Iterator[Problem]:
             yield Problem(FAST, key, message, "write null", (Edit(FAST, (key,), None),))
 
 
-@rule("MMF616", level="warning")
+@rule("MMF616", level="warning", cost="tokenizers")
 def transformers_version(subject: Subject) -> Iterator[Problem]:
     """config.json of a large vocabulary says a transformers_version of 5.0.0 or later.
 
@@ -205,7 +205,7 @@ def missing_chat_template(subject: Subject) -> Iterator[Problem]:
 _COPY = "copy it from the base model"
 
 
-@rule("MMF618")
+@rule("MMF618", cost="tokenizers")
 def invalid_tokenizer_file(subject: Subject) -> Iterator[Problem]:
     """Tokenizer, processor and generation files are what their names say.
 

@@ -28,7 +28,7 @@ _WIDTH = 100
 def rules(format_name: str) -> None:
     """List the rules: id, name, level, what they read, and what must hold.
 
-    Rules that read `bytes` run with --level bytes only; those that run `loaders` need
+    What a rule reads is the --level that it runs from; those that run `loaders` need
     transformers (pip install 'mmfmt[hf]').
     """
     from mmfmt.verify.rules import registered_rules

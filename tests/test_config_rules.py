@@ -1,5 +1,6 @@
 """What the 5xx rules say of readers, held to transformers."""
 
+import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,8 @@ from mmfmt.configs import HfConfig, attention_factor, effective_tie, mscales
 from mmfmt.schemas import table
 from tests import builders
 from tests.conftest import Run
-from tests.damage import drop_field
+from tests.damage import drop_field, set_field
+from tests.repos import good_repo
 
 CLASSES = {
     "mistral": transformers.MistralConfig,
@@ -112,3 +114,24 @@ def test_a_head_size_that_only_the_tensors_show_is_not_converted(
     drop_field("config.json", "text_config.head_dim")(repo)
     error = to_consolidated(repo, tmp_path / "out").error
     assert "text_config.head_dim: is missing" in error and "= 32, but Q and K have 64" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ((), "MMF601"),
+        (("--level", "tokenizers"), "MMF601"),
+        (("--level", "header"), "MMF502"),
+        (("--ignore", "MMF6"), "MMF502"),
+        (("--select", "MMF502"), "MMF502"),
+    ],
+    ids=" ".join,
+)
+def test_who_says_what_is_wrong_says_it(
+    options: tuple[str, ...], rule: str, tmp_path: Path, run: Run
+) -> None:
+    """A rule that another one makes needless speaks where that one is not run."""
+    repo = shutil.copytree(good_repo("dual"), tmp_path / "repo")
+    set_field("params.json", "vision_encoder.image_token_id", 11)(repo)
+    report = json.loads(run("verify", repo, "--format", "json", *options).out)
+    assert {finding["rule"] for finding in report["findings"]} == {rule}

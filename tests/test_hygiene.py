@@ -30,7 +30,7 @@ TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
 def found(rule: str, folder: Path) -> list[Finding]:
     """What one rule says of a folder."""
-    return list(REGISTRY[rule].findings(Subject(open_repo(folder), lambda _: None)))
+    return list(REGISTRY[rule].findings(Subject(open_repo(folder), lambda _: None, frozenset())))
 
 
 def test_limits_are_those_of_huggingface_hub() -> None:

@@ -106,7 +106,7 @@ class Rule:
 
 
 def explained(subject: "Subject", checks: Sequence[Check]) -> bool:
-    """Whether one of these checks finds something, which says what is wrong."""
+    """Whether one of these checks, if it is made, finds something, which says what is wrong."""
     return any(subject.fails(check) for check in checks)
 
 

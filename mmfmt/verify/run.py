@@ -50,13 +50,14 @@ def verify(
     `advance` is told of the bytes of weights that are read. Raises MmfmtError if there is no
     checkpoint to look at.
     """
-    subject = Subject(repo, advance or (lambda _: None))
+    chosen = rules_of("loaders") if rules is None else list(rules)
+    checks = frozenset(rule.check for rule in chosen)
+    subject = Subject(repo, advance or (lambda _: None), checks)
     if not subject.models:
         fix = "name a folder with model*.safetensors or consolidated*.safetensors"
         raise MmfmtError(repo.storage.label, "holds no checkpoint", fix)
     findings: list[Finding] = []
     skipped: list[Skipped] = []
-    chosen = rules_of("loaders") if rules is None else list(rules)
     if any(rule.cost == "bytes" for rule in chosen):
         _ = repo.path  # whole weights are read from this disk only
     with _loaders_beside(subject, chosen):

@@ -25,10 +25,14 @@ BESIDE_WEIGHTS = (".json", ".jinja", ".txt", ".model")
 
 @dataclass(frozen=True)
 class Subject:
-    """A repo under verification; `advance` is told of the bytes of weights that are read."""
+    """A repo under verification by some checks.
+
+    `advance` is told of the bytes of weights that are read.
+    """
 
     repo: Repo
     advance: Advance = field(repr=False)
+    checks: frozenset["Check"] = field(repr=False)
     _failed: dict["Check", bool] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -40,7 +44,9 @@ class Subject:
         return native_model(self.repo)
 
     def fails(self, check: "Check") -> bool:
-        """Whether a check finds something; each is asked once, however many rules want to know."""
+        """Whether a check is made and finds something; it is asked once for all who wonder."""
+        if check not in self.checks:
+            return False
         if check not in self._failed:
             self._failed[check] = next(check(self), None) is not None
         return self._failed[check]

@@ -15,6 +15,7 @@ from mmfmt.tokenizer import IMAGE_TOKENS
 from mmfmt.verify.findings import Problem, explained, rule, some
 from mmfmt.verify.rules.names import missing_module, wrong_shape
 from mmfmt.verify.rules.quantization import quantized_parameters
+from mmfmt.verify.rules.tokenizer import image_token_ids
 from mmfmt.verify.subject import Subject
 
 # compared by rules of their own
@@ -94,7 +95,7 @@ def config_differs_from_params(subject: Subject) -> Iterator[Problem]:
 
 def _told_elsewhere(subject: Subject) -> set[str]:
     """Fields of params.json of which another rule says what is wrong, and in which file."""
-    told = _ELSEWHERE | (_IDS if subject.tokenizers.name else set())
+    told = _ELSEWHERE | (_IDS if explained(subject, [image_token_ids]) else set())
     if any(head_dim_faults(subject.hf)):
         told |= {"head_dim"}
     if explained(subject, [missing_module, wrong_shape, quantized_parameters]):

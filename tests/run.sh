@@ -30,7 +30,6 @@ bash tests/hook_torchvision.sh .venv/bin/python
 
 if [ "${1:-}" = --engine ]; then
   wait "$setup"
-  MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine \
-    -n 2 --dist loadgroup
+  MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine
   MMFMT_EXPORT_PYTHON="$PWD/.venv-exports/bin/python" .venv/bin/pytest -q -m exports tests/exports
 fi

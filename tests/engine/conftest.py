@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 
@@ -168,26 +167,6 @@ def serve(
         return served
 
     return serve_all
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is made once serves all tests of a checkpoint, or of a file: one worker runs them."""
-    for item in (each for each in items if each.get_closest_marker("engine")):
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        group = parameters.get("checkpoint", item.path.name)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand on what a worker measured."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["measured"] = measured
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take what a worker measured."""
-    measured.extend(getattr(node, "workeroutput", {}).get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,13 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 unset PYTHONDONTWRITEBYTECODE  # hundreds of processes would compile everything anew
-if [ "${1:-}" = --engine ]; then
-  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
-  # mostly waiting for downloads: beside the tests
-  (bash tests/engine/setup_vllm.sh .venv-vllm && bash tests/exports/setup_exports.sh .venv-exports) &
-  setup=$!
-  trap 'kill "$setup" 2>/dev/null || true' EXIT
-fi
+
+suites() {
+  bash tests/engine/setup_vllm.sh .venv-vllm
+  bash tests/exports/setup_exports.sh .venv-exports
+  MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine
+  MMFMT_EXPORT_PYTHON="$PWD/.venv-exports/bin/python" .venv/bin/pytest -q -m exports tests/exports
+}
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
 # torch first: a plain requirement would fetch the CUDA build
@@ -23,13 +23,20 @@ fi
 # transformers' PixtralProcessor wants it; without its CUDA packages
 .venv/bin/pip install -q --no-compile --no-deps torchvision==0.28.0
 bash tests/hook_torchvision.sh .venv/bin/python
+
+if [ "${1:-}" = --engine ]; then
+  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
+  # downloads, and one process at a time: beside the tests
+  log=$(mktemp)
+  suites >"$log" 2>&1 &
+  trap 'kill $! 2>/dev/null || true; cat "$log"' EXIT
+fi
+
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/pytest -q -n auto --dist worksteal
 
 if [ "${1:-}" = --engine ]; then
-  wait "$setup"
-  MMFMT_VLLM_PYTHON="$PWD/.venv-vllm/bin/python" .venv/bin/pytest -q -m engine tests/engine
-  MMFMT_EXPORT_PYTHON="$PWD/.venv-exports/bin/python" .venv/bin/pytest -q -m exports tests/exports
+  wait $!
 fi

@@ -17,8 +17,8 @@ _MOST = 1000
 
 # a note says something that a publisher should know and that no gate need stop at
 Level = Literal["error", "warning", "note"]
-# what a rule reads: headers and JSON files; the tokenizer and processor files, by running their
-# loaders; or every byte of the weights
+# what a rule reads: headers and configs; whole vocabularies; the tokenizer and processor files, by
+# running their loaders; or every byte of the weights
 Cost = Literal["header", "tokenizers", "loaders", "bytes"]
 
 

@@ -16,6 +16,10 @@ class MmfmtError(Exception):
         text = f"{self.place}: {self.problem}" + (f" ({self.fix})" if fix else "")
         super().__init__(printable(text))
 
+    def __reduce__(self) -> tuple[type["MmfmtError"], tuple[str, str, str]]:
+        """To be raised in another process."""
+        return type(self), (self.place, self.problem, self.fix)
+
 
 class MissingPackageError(MmfmtError):
     """A check or conversion that needs a package which is not installed, or does not work."""

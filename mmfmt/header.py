@@ -7,7 +7,8 @@ then the data; every byte of data belongs to exactly one tensor.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import accumulate
 from math import prod
 from operator import mul
@@ -16,6 +17,9 @@ from typing import Any
 from mmfmt import strict_json
 from mmfmt.errors import MmfmtError
 from mmfmt.storage import Storage
+
+# bytes of a block of most file systems
+BLOCK = 4096
 
 # safetensors refuses longer headers (MAX_HEADER_SIZE in its tensor.rs)
 MAX_HEADER_BYTES = 100_000_000
@@ -55,15 +59,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header. `data_start` is the data section's offset in the file, in bytes."""
+    """A checked header. `data_start` is the data section's offset in the file, in bytes.
+
+    `sha256` is the hex hash of these bytes as they were read.
+    """
 
     tensors: Mapping[str, Entry]
     metadata: Mapping[str, str] = field(default_factory=dict)
     data_start: int = 0
+    sha256: str = field(default="", compare=False)
 
     @property
     def data_bytes(self) -> int:
         return max((entry.end for entry in self.tensors.values()), default=0)
+
+    def starting_at(self, place: int) -> "Header":
+        """The same header with room for its JSON, its data `place` bytes into a block."""
+        shortest = 8 + len(_json(self))
+        return replace(self, data_start=shortest + (place - shortest) % BLOCK)
 
     def by_offset(self) -> list[tuple[str, Entry]]:
         """Tensors in the order in which their bytes lie in the file."""
@@ -83,18 +96,26 @@ def read_header(storage: Storage, name: str) -> Header:
     """
     prefix, size = storage.read(name, 0, 8), storage.sizes.get(name, 0)
     length = _checked_length(name, prefix, size)
-    return _parse(name, storage.read(name, 8, 8 + length), size)
+    raw = storage.read(name, 8, 8 + length)
+    return replace(_parse(name, raw, size), sha256=sha256(prefix + raw).hexdigest())
 
 
 def encode_header(header: Header) -> bytes:
-    """The length field and the JSON of a header, padded to 8 bytes as safetensors writes it."""
+    """The length field and the JSON of a header, padded with spaces up to `data_start`.
+
+    Where that is not set, to 8 bytes, as safetensors writes it.
+    """
+    text = _json(header)
+    start = header.data_start or 8 + len(text) + -len(text) % 8
+    return (start - 8).to_bytes(8, "little") + text.ljust(start - 8)
+
+
+def _json(header: Header) -> bytes:
     body: dict[str, Any] = {"__metadata__": dict(header.metadata)} if header.metadata else {}
     for name, entry in header.tensors.items():
         offsets = [entry.start, entry.end]
         body[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _checked_length(file: str, prefix: bytes, size: int) -> int:

@@ -1,24 +1,27 @@
 """A repo on the Hugging Face Hub as storage: its listing and ranges of its files."""
 
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from urllib.parse import quote
 
-from mmfmt import __version__
 from mmfmt.errors import MmfmtError
+from mmfmt.hub_file import HubFile
+from mmfmt.hub_requests import NOT_A_HUB, get, hub_errors
+from mmfmt.storage import Range
 
 SCHEME = "hf://"
 # what the first read of a file takes: the header of most shards, and most JSON files
 HEAD_BYTES = 256 << 10
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([^\s@]*[^\s@/]))?/?", re.ASCII)
-# seconds before each attempt to get what a cut connection left out
-_WAITS = (0, 1, 2, 4, 8)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# of threads that use one repo, one asks: a branch that moves on is the same commit for all
+_ASKING = RLock()
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,38 @@ class HubRepo:
     def label(self) -> str:
         return f"{SCHEME}{self.repo_id}@{self.revision}"
 
-    @cached_property
+    @property
+    def address(self) -> str:
+        return f"{SCHEME}{self.repo_id}@{self.commit}"
+
+    @property
+    def place(self) -> str:
+        return f"{SCHEME}{self.repo_id.lower()}"  # the Hub has no two names that differ in case
+
+    @property
     def commit(self) -> str:
         """The hash of the commit that the revision names."""
+        with _ASKING:
+            return self._commit
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of every file, by its path in the repo with `/`; none leads out of it."""
+        with _ASKING:
+            return self._sizes
+
+    @cached_property
+    def _commit(self) -> str:
+        if _COMMIT.fullmatch(self.revision):
+            return self.revision
         info = next(self._ask(f"revision/{quote(self.revision, safe='')}"))
         sha = info.get("sha") if isinstance(info, dict) else None
-        if not re.fullmatch(r"[0-9a-f]{40}", str(sha)):
+        if not _COMMIT.fullmatch(str(sha)):
             raise self._strange()
         return str(sha)
 
     @cached_property
-    def sizes(self) -> Mapping[str, int]:
-        """Bytes of every file, by its path in the repo with `/`; none leads out of it."""
+    def _sizes(self) -> Mapping[str, int]:
         pages = self._ask(f"tree/{self.commit}", {"recursive": True})
         return dict(sorted(file for page in pages for file in self._files(page)))
 
@@ -74,6 +97,15 @@ class HubRepo:
         with hub_errors(f"{self.label}/{name}"):
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit))
 
+    def open(self, name: str, ranges: Sequence[Range] = ()) -> HubFile:
+        """A file to stream the `ranges` of, which ascend and do not touch each other."""
+        from huggingface_hub import hf_hub_url
+
+        place, size = f"{self.label}/{name}", self._size(name)
+        with hub_errors(place):
+            url = hf_hub_url(self.repo_id, name, revision=self.commit)
+        return HubFile(place, url, self.commit, size, ranges)
+
     def _size(self, name: str) -> int:
         if name not in self.sizes:
             raise MmfmtError(f"{self.label}/{name}", "is not in the repo")
@@ -86,7 +118,7 @@ class HubRepo:
         url: str | None = f"{constants.ENDPOINT}/api/models/{self.repo_id}/{path}"
         while url:
             with hub_errors(self.label):
-                response = _get(url, params)
+                response = get(url, params)
             try:
                 yield response.json()
             except ValueError as error:
@@ -106,35 +138,15 @@ class HubRepo:
                     raise self._strange()
 
     def _strange(self) -> MmfmtError:
-        return MmfmtError(self.label, *_PROBLEMS["FileMetadataError"])
+        return MmfmtError(self.label, *NOT_A_HUB)
 
     def _range(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop), asked for again from where a connection was cut."""
-        data = bytearray()
-        for wait in _WAITS:
-            if start + len(data) >= stop:
-                break
-            time.sleep(wait)
-            data += self._part(name, start + len(data), stop)
-        if start + len(data) < stop:
-            place, problem = f"{self.label}/{name}", f"was cut off {len(_WAITS)} times"
-            raise MmfmtError(place, problem, "check the connection and try again")
+        if start >= stop:
+            return b""
+        data = bytearray(stop - start)
+        with closing(self.open(name, [(start, stop)])) as file:
+            file.read_into(memoryview(data), start)
         return bytes(data)
-
-    def _part(self, name: str, start: int, stop: int) -> bytes:
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import hf_raise_for_status
-
-        place = f"{self.label}/{name}"
-        url = hf_hub_url(self.repo_id, name, revision=self.commit)
-        with hub_errors(place), _stream(url, f"bytes={start}-{stop - 1}") as response:
-            hf_raise_for_status(response)
-            whole = response.status_code == 200 and (start, stop) == (0, self._size(name))
-            served = response.headers.get("Content-Range", "")
-            if not whole and not served.startswith(f"bytes {start}-"):
-                problem = f"is not served in ranges: bytes {start}-{stop - 1} were asked for"
-                raise MmfmtError(place, problem, "name another HF_ENDPOINT, or download the repo")
-            return _body(response, stop - start)
 
 
 def hub_repo(address: str) -> HubRepo:
@@ -145,103 +157,22 @@ def hub_repo(address: str) -> HubRepo:
     return HubRepo(found[1], found[2] or "main")
 
 
-def _headers() -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers
+def target_sizes(repo_id: str) -> Mapping[str, int]:
+    """Bytes of every file of a repo that may not be there yet: then there are none.
 
-    return build_hf_headers(library_name="mmfmt", library_version=__version__)
+    A private one that the token may not see is not there. Raises MmfmtError otherwise.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-
-# the type of a response is httpx's up to huggingface_hub 1 and httpx2's from 2 on
-def _get(url: str, params: dict[str, Any] | None) -> Any:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import hf_raise_for_status, http_backoff
-
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    response = http_backoff("GET", url, params=params, headers=_headers(), timeout=timeout)
-    hf_raise_for_status(response)
-    return response
-
-
-def _stream(url: str, asked: str) -> Any:
-    """A context with the answer to a request for a range, its body not read yet."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import http_stream_backoff
-
-    # a compressed answer would ignore the range
-    headers = _headers() | {"Range": asked, "Accept-Encoding": "identity"}
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    return http_stream_backoff("GET", url, headers=headers, timeout=timeout)
-
-
-def _body(response: Any, limit: int) -> bytes:
-    """What comes of a body before its connection is cut, at most `limit` bytes."""
-    from huggingface_hub.errors import HTTPError
-
-    data = bytearray()
-    with suppress(HTTPError):
-        for piece in response.iter_bytes():
-            data += piece
-            if len(data) > limit:
-                break
-    return bytes(data[:limit])
+    try:
+        return HubRepo(repo_id).sizes
+    except MmfmtError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError):
+            return {}
+        raise
 
 
 def _stays_inside(name: str) -> bool:
     """Whether a name in a listing is a plain relative path, printable on one line."""
     plain = name.isprintable() and "\\" not in name
     return plain and not {"", ".", ".."}.intersection(name.split("/"))
-
-
-@contextmanager
-def hub_errors(place: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into an MmfmtError at `place`."""
-    from huggingface_hub.errors import HTTPError
-
-    try:
-        yield
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise MmfmtError(place, *_explain(error)) from error
-
-
-_LOG_IN = "log in with `hf auth login`"
-_RECONNECT = "check the connection and HF_ENDPOINT, and try again"
-# by the names of exceptions, so that nothing is imported for them: (problem, fix)
-_PROBLEMS = {
-    "GatedRepoError": ("is gated", f"ask for access on its page, then {_LOG_IN}"),
-    "RepositoryNotFoundError": ("is not there, or private", f"check the spelling, or {_LOG_IN}"),
-    "DisabledRepoError": ("is disabled", "ask its owner"),
-    "RevisionNotFoundError": ("has no such revision", "name a branch, a tag or a commit"),
-    "EntryNotFoundError": ("is not in the repo", "check the spelling"),
-    "OfflineModeIsEnabled": ("is out of reach: offline mode is on", "unset HF_HUB_OFFLINE"),
-    "FileMetadataError": ("was not answered by a Hub", "check HF_ENDPOINT"),
-    "TimeoutException": ("is out of reach: no answer in time", _RECONNECT),
-}
-_STATUSES = {
-    401: ("the Hub wants a valid token", f"{_LOG_IN}, or unset HF_TOKEN"),
-    403: ("the token may not do this", f"{_LOG_IN}, with a token that may"),
-    429: ("the Hub lets no more requests through", f"wait a while, or {_LOG_IN}"),
-}
-
-
-def _explain(error: BaseException) -> tuple[str, str]:
-    """(problem, fix) of an exception of huggingface_hub; the token is in neither."""
-    wrapper = type(error).__name__ in ("LocalEntryNotFoundError", "RuntimeError")
-    if wrapper and error.__cause__:
-        return _explain(error.__cause__)
-    for kind in type(error).__mro__:
-        if kind.__name__ in _PROBLEMS:
-            return _PROBLEMS[kind.__name__]
-    if status := getattr(getattr(error, "response", None), "status_code", 0):
-        return _STATUSES.get(status) or _answered(status, getattr(error, "server_message", ""))
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, ""
-    said = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (ValueError, RuntimeError)):
-        return said, ""
-    return f"is out of reach: {said}", _RECONNECT
-
-
-def _answered(status: int, message: str | None) -> tuple[str, str]:
-    said = " ".join((message or "").split())
-    problem = f"the Hub answers {status}" + (f": {said}" if said else "")
-    return problem, "try again later" if status >= 500 else ""

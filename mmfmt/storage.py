@@ -1,16 +1,38 @@
 """Where a repo's files lie: names, sizes and byte ranges. Knows no formats."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from mmfmt.errors import MmfmtError
+from mmfmt.local_file import LocalFile
 
 # bookkeeping of git and of huggingface_hub, which no upload takes along
 _SKIPPED_FOLDERS = {".git", ".cache"}
+
+
+Range = tuple[int, int]
+"""Bytes [start, stop) of a file."""
+
+
+class OpenFile(Protocol):
+    """A file of a repo, open for reading large parts of it."""
+
+    @property
+    def signature(self) -> tuple[str | int, ...]:
+        """Stays the same while nobody writes to the file or puts another in its place."""
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill the whole view with the bytes from `offset` on.
+
+        Raises MmfmtError where the file ends before, or cannot be read.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class Storage(Protocol):
@@ -19,6 +41,14 @@ class Storage(Protocol):
     @property
     def label(self) -> str:
         """How messages name the place: a path, or hf://org/name@revision."""
+
+    @property
+    def address(self) -> str:
+        """What opens the same files again, in any process: a path, or hf://org/name@commit."""
+
+    @property
+    def place(self) -> str:
+        """The same for two storages whose files are one repo's, whatever the revision."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -33,6 +63,12 @@ class Storage(Protocol):
     def fetch(self, name: str) -> Path:
         """A file of the repo on the local disk, downloaded if need be."""
 
+    def open(self, name: str, ranges: Sequence[Range]) -> OpenFile:
+        """A file whose bytes will be asked for in this order: `ranges` do not touch each other.
+
+        Raises MmfmtError where it cannot be opened.
+        """
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -43,6 +79,14 @@ class Folder:
     @property
     def label(self) -> str:
         return str(self.path)
+
+    @property
+    def address(self) -> str:
+        return str(self.path.absolute())
+
+    @property
+    def place(self) -> str:
+        return str(self.path.resolve())
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
@@ -61,6 +105,9 @@ class Folder:
         if not _stays_inside(self.path, path):
             raise MmfmtError(name, "leads outside the repo", "put the file itself there")
         return path
+
+    def open(self, name: str, ranges: Sequence[Range] = ()) -> LocalFile:
+        return LocalFile(name, self.fetch(name))
 
 
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:

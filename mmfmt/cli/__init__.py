@@ -50,12 +50,16 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except MmfmtError as error:
-        _fail(str(error))
+        _fail(_with_notes(str(error), error))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted, nothing was published", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _fail(_with_notes("interrupted, nothing was published", error.__cause__ or error), 130)
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 def _terminated(*_: object) -> NoReturn:

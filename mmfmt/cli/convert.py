@@ -1,20 +1,19 @@
 """`mmfmt convert`."""
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from mmfmt.cli.terminal import console_for
+from mmfmt.cli.carry_out import Settings, carry_out, finalize_in
+from mmfmt.open import open_any
 from mmfmt.reader import reader, reader_labels
-from mmfmt.repo import open_repo
 
 if TYPE_CHECKING:
     from mmfmt.convert.plan import Plan
+    from mmfmt.storage import Storage
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -34,6 +33,21 @@ class Size(click.ParamType[int]):
         return size or self.fail(f"{value!r} is not a size such as 5GB", param, ctx)
 
 
+class Part(click.ParamType[tuple[int, int]]):
+    """One of several equal jobs, such as `3/8`."""
+
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(value))
+        number, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= count:
+            self.fail(f"{value!r} is not a part such as 3/8", param, ctx)
+        return number, count
+
+
 @click.group()
 def convert() -> None:
     """Convert a checkpoint from one layout to the other."""
@@ -43,10 +57,23 @@ def _writes(command: Callable[..., None]) -> Callable[..., None]:
     """Arguments and options of every command that writes a checkpoint."""
     for decorate in (
         click.option("--quiet", is_flag=True, help="Print errors only."),
-        click.option("--force", is_flag=True, help="Replace files that are there already."),
+        click.option(
+            "--push", metavar="ORG/NAME", help="Send shards to the Hub, each when it is done."
+        ),
+        click.option("--part", type=Part(), help="Do the ith of n equal parts; then: finalize."),
+        click.option("--executor", metavar="dask://HOST:PORT", help="Run shards on a cluster."),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 64),
+            help="Shards at once.  [default: as the source rewards]",
+        ),
+        click.option("--no-hash", is_flag=True, help="Compute no sha256, write no SHA256SUMS."),
+        click.option(
+            "--force", is_flag=True, help="Start over, and replace files that are there already."
+        ),
         click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
         click.argument("dst", type=FOLDER, required=False),
-        click.argument("src", type=FOLDER),
+        click.argument("src"),
     ):
         command = decorate(command)
     return command
@@ -65,7 +92,7 @@ _repack = click.option(
 @convert.command("hf-to-consolidated")
 @_writes
 @click.option(
-    "--tokenizer-from", type=FOLDER, help="Repo to take tekken.json from if SRC has none."
+    "--tokenizer-from", metavar="REPO", help="Repo to take tekken.json from if SRC has none."
 )
 @click.option(
     "--reader",
@@ -78,13 +105,13 @@ _repack = click.option(
 @_max_shard_size
 @_repack
 def hf_to_consolidated(
-    src: Path,
+    src: str,
     dst: Path | None,
-    tokenizer_from: Path | None,
+    tokenizer_from: str | None,
     reader_label: str,
     max_shard_size: int | None,
     repack: bool,
-    **output: bool,
+    **settings: Any,
 ) -> None:
     """Write the consolidated set of a Hugging Face checkpoint.
 
@@ -92,15 +119,19 @@ def hf_to_consolidated(
     """
     from mmfmt.convert.consolidated import Request, plan_consolidated
 
-    request = Request(
-        source=open_repo(src),
-        target=dst or src,
-        reader=reader(reader_label),
-        tokenizer_from=open_repo(tokenizer_from) if tokenizer_from else None,
-        max_shard_bytes=max_shard_size,
-        repack=repack,
-    )
-    _convert(plan_consolidated(request), **output)
+    def plan(target: "Storage") -> "Plan":
+        return plan_consolidated(
+            Request(
+                source=open_any(src),
+                target=target,
+                reader=reader(reader_label),
+                tokenizer_from=open_any(tokenizer_from) if tokenizer_from else None,
+                max_shard_bytes=max_shard_size,
+                repack=repack,
+            )
+        )
+
+    carry_out(plan, src, dst, Settings(**settings))
 
 
 @convert.command("consolidated-to-hf")
@@ -121,13 +152,13 @@ def hf_to_consolidated(
 @_max_shard_size
 @_repack
 def consolidated_to_hf(
-    src: Path,
+    src: str,
     dst: Path | None,
     names: str,
     reader_label: str | None,
     max_shard_size: int | None,
     repack: bool,
-    **output: bool,
+    **settings: Any,
 ) -> None:
     """Write the Hugging Face set of a consolidated checkpoint.
 
@@ -136,15 +167,19 @@ def consolidated_to_hf(
     """
     from mmfmt.convert.huggingface import Request, plan_huggingface
 
-    request = Request(
-        source=open_repo(src),
-        target=dst or src,
-        names=names,
-        reader=reader_label,
-        max_shard_bytes=max_shard_size,
-        repack=repack,
-    )
-    _convert(plan_huggingface(request), **output)
+    def plan(target: "Storage") -> "Plan":
+        return plan_huggingface(
+            Request(
+                source=open_any(src),
+                target=target,
+                names=names,
+                reader=reader_label,
+                max_shard_bytes=max_shard_size,
+                repack=repack,
+            )
+        )
+
+    carry_out(plan, src, dst, Settings(**settings))
 
 
 @convert.command()
@@ -162,7 +197,7 @@ def consolidated_to_hf(
     help="Whose row order they have now, where SRC does not record it.",
 )
 def reorder(
-    src: Path, dst: Path | None, reader_label: str, from_reader: str | None, **output: bool
+    src: str, dst: Path | None, reader_label: str, from_reader: str | None, **settings: Any
 ) -> None:
     """Switch a consolidated set to another reader's row order.
 
@@ -170,32 +205,18 @@ def reorder(
     """
     from mmfmt.convert.reorder import Request, plan_reorder
 
-    request = Request(open_repo(src), dst or src, reader(reader_label), from_reader)
-    _convert(plan_reorder(request), **output)
+    def plan(target: "Storage") -> "Plan":
+        return plan_reorder(Request(open_any(src), target, reader(reader_label), from_reader))
+
+    carry_out(plan, src, dst, Settings(**settings))
 
 
-def _convert(plan: "Plan", dry_run: bool, force: bool, quiet: bool) -> None:
-    from mmfmt.convert.report import print_dropped, print_plan
+@convert.command()
+@click.argument("dst", type=FOLDER)
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def finalize(dst: Path, quiet: bool) -> None:
+    """Publish what the parts of a conversion have staged in DST.
 
-    console = console_for(stderr=True, quiet=quiet)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}")
-    print_dropped(plan, console)
-    if dry_run:
-        print_plan(plan, console_for())
-    else:
-        _carry_out(plan, force, console)
-
-
-def _carry_out(plan: "Plan", force: bool, console: Console) -> None:
-    from mmfmt.convert.execute import check_target, execute
-    from mmfmt.convert.report import progress
-    from mmfmt.sizes import format_bytes
-
-    check_target(plan, force)
-    start = time.monotonic()
-    with progress(plan.data_bytes, console, console.quiet) as advance:
-        execute(plan, advance)
-    seconds = time.monotonic() - start
-    rate = f"{format_bytes(plan.data_bytes)} in {seconds:.1f} s"
-    console.print(f"wrote {len(plan.files)} files, {rate}: {plan.target}")
+    Checks that every shard is there, then writes SHA256SUMS and moves all files into place.
+    """
+    finalize_in(dst, quiet)

@@ -2,11 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, PARAMS
-from mmfmt.convert.files import companions, documents, replaced, same_folder
+from mmfmt.convert.files import (
+    Companion,
+    companions,
+    documents,
+    replaced,
+    same_place,
+    source_files,
+    tokenizer_of,
+)
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_file, index_text, json_text, plan_shards
 from mmfmt.convert.tensors import Layout, Transfer
@@ -17,6 +24,7 @@ from mmfmt.quantization import quantization_section
 from mmfmt.reader import METADATA_KEY, Reader
 from mmfmt.repo import HF_STEM, NATIVE_STEM, Repo
 from mmfmt.schemas import validate
+from mmfmt.storage import Storage
 from mmfmt.tokenizer import special_ids
 
 # read by mistral-common or vLLM's native path beside the weights, where present
@@ -28,7 +36,7 @@ class Request:
     """What to convert: `max_shard_bytes` None keeps the source's sharding."""
 
     source: Repo
-    target: Path
+    target: Storage
     reader: Reader
     tokenizer_from: Repo | None = None
     max_shard_bytes: int | None = None
@@ -46,33 +54,30 @@ def plan_consolidated(request: Request) -> Plan:
     check_model(model)
     transfer = _transfer(request, model)
     transfer.check()
-    tokenizer = _tokenizer(request)
-    params = native_params(model, special_ids(tokenizer))
+    params = native_params(model, _special_ids(_tokenizer(request)))
     metadata = (("format", "pt"), (METADATA_KEY, request.reader.label))
     shards = plan_shards(NATIVE_STEM, transfer.groups(), metadata, request.max_shard_bytes)
     plan = Plan(
-        source=str(request.source.path),
-        target=str(request.target),
+        source=request.source.storage.address,
+        target=request.target.label,
+        sources=source_files(model.weights),
         shards=shards,
         texts=(
             *_index_of_source(request, model),
             *index_text(NATIVE_STEM, shards),
             (PARAMS, json_text(params)),
         ),
-        copies=companions(
-            request.target,
-            [tokenizer, *_found(request), *documents(request.target, request.source)],
-        ),
+        copies=companions(request.target, _companions(request)),
         dropped=transfer.dropped,
         warnings=(*_warnings(model), *transfer.warnings),
     )
-    return replace(plan, replaces=replaced(plan, NATIVE_STEM))
+    return replace(plan, replaces=replaced(plan, request.target, NATIVE_STEM))
 
 
 def _index_of_source(request: Request, model: Model) -> Iterator[tuple[str, str]]:
     """The index that the HF set lacks and needs beside the new set."""
     weights = model.weights
-    if weights.index is None and same_folder(request.target, request.source.path):
+    if weights.index is None and same_place(request.target, request.source.storage):
         headers = weights.headers.items()
         weight_map = {name: shard for shard, header in headers for name in header.tensors}
         yield index_file(HF_STEM, weight_map, sum(e.nbytes for e in weights.tensors.values()))
@@ -96,6 +101,11 @@ def native_params(model: Model, ids: Mapping[str, int]) -> dict[str, Any]:
         params[key] = body
     validate(params, "params", PARAMS)
     return params
+
+
+def _special_ids(repo: Repo) -> Mapping[str, int]:
+    assert repo.tokenizer
+    return special_ids(repo.tokenizer)
 
 
 def _image_ids(model: Model, ids: Mapping[str, int]) -> Mapping[str, int]:
@@ -132,16 +142,18 @@ def _warnings(model: Model) -> Iterator[str]:
         )
 
 
-def _tokenizer(request: Request) -> Path:
+def _tokenizer(request: Request) -> Repo:
     for repo in request.repos:
-        if repo.tokenizer:
-            return repo.tokenizer
-    places = " and ".join(str(repo.path) for repo in request.repos)
+        if repo.tokenizer_name:
+            return repo
+    places = " and ".join(repo.storage.label for repo in request.repos)
     fix = "give the base model's repo with --tokenizer-from"
     raise MmfmtError(places, "no tekken.json (or tokenizer.model.v*), which readers need", fix)
 
 
-def _found(request: Request) -> list[Path]:
+def _companions(request: Request) -> Iterator[Companion]:
     """Companion files by name, the source's own before those of the tokenizer's repo."""
-    found = [repo.path / name for repo in request.repos for name in COMPANIONS if repo.has(name)]
-    return list({path.name: path for path in reversed(found)}.values())
+    yield from tokenizer_of(_tokenizer(request))
+    found = [(name, repo) for repo in request.repos for name in COMPANIONS if repo.has(name)]
+    yield from ((repo, name) for name, repo in dict(reversed(found)).items())
+    yield from documents(request.target, request.source)

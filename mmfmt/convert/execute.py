@@ -1,179 +1,247 @@
-"""Carry out a plan: stream bytes into a staging folder, check them, then publish by renames.
+"""Carry out a plan: shards through an executor into a staging folder, then publish them.
 
-Knows files, offsets and buffers; knows nothing of models. Memory stays bounded by `CHUNK`
-(or one block: an attention head), whatever the size of a shard.
+Knows tasks and files; knows nothing of models. A run that was killed or failed goes on where
+it ended, when the same command is started again.
 """
 
-import errno
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from safetensors import SafetensorError, safe_open
-
-from mmfmt.convert.plan import Copy, Plan, PlannedShard, Segment
-from mmfmt.convert.stream import stream
+from mmfmt import manifest
+from mmfmt.convert.clone import can_clone, new_bytes
+from mmfmt.convert.plan import Plan
+from mmfmt.convert.publish import finish
+from mmfmt.convert.shard_task import (
+    ShardTask,
+    Written,
+    settle,
+    sha256_of,
+    silent,
+    write_atomically,
+)
+from mmfmt.convert.staging import Job, Staging, staging_of
 from mmfmt.errors import MmfmtError
-from mmfmt.header import Entry, Header, encode_header, read_header
-from mmfmt.repo import CHUNK, Advance
+from mmfmt.hub import SCHEME, hub_repo
+from mmfmt.repo import Advance
 from mmfmt.storage import Folder
 
-STAGING_PREFIX = ".mmfmt-"
 # room for headers, index and the like when free space is checked
 _SLACK = 16 << 20
-_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
-def check_target(plan: Plan, force: bool) -> None:
-    """Refuse a plan that would overwrite files (without `force`) or does not fit the disk."""
-    target = Path(plan.target)
-    if plan.replaces and not force:
-        found = ", ".join(plan.replaces[:3]) + (", ..." if len(plan.replaces) > 3 else "")
-        raise MmfmtError(plan.target, f"holds {found} already", "use --force to replace them")
-    existing = next(p for p in (target.absolute(), *target.absolute().parents) if p.exists())
-    if not existing.is_dir():
-        raise MmfmtError(str(existing), "is not a folder")
-    free, needed = shutil.disk_usage(existing).free, plan.data_bytes + _SLACK
-    if free < needed:
-        problem = f"{free:,} bytes are free, {needed:,} are needed"
-        raise MmfmtError(plan.target, problem, "make room or name another DST")
+@dataclass(frozen=True)
+class Options:
+    """How to carry out a plan.
+
+    `folder` is where the work is done: the target itself, or, for a plan whose target is on
+    the Hub, where shards lie until they are sent. `part` (i, n) does every nth shard, from the
+    ith on, and publishes nothing. `jobs` is the number of threads; it does not count with an
+    `executor`, which is given picklable tasks only.
+    """
+
+    folder: Path
+    request: str = ""
+    jobs: int = 1
+    hashed: bool = True
+    force: bool = False
+    part: tuple[int, int] | None = None
+    executor: Executor | None = None
 
 
-def execute(plan: Plan, advance: Advance) -> None:
+@dataclass(frozen=True)
+class Done:
+    """What a run did. `place` is the target or the commit; None if nothing is published yet."""
+
+    written: tuple[Written, ...]
+    place: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def execute(plan: Plan, options: Options, advance: Advance = silent) -> Done:
     """Write everything the plan names; nothing is visible under its final name until all is.
 
-    Files that the plan replaces are put back if publishing fails. Raises MmfmtError; the
-    staging folder is removed whatever happens.
+    Raises MmfmtError, and passes on KeyboardInterrupt. Finished shards stay in the staging
+    folder for the next run, which a note of the exception says; if there are none, nothing
+    stays.
     """
-    target = Path(plan.target)
-    with _errors_in_one_line(plan.target), _staging(target) as staging:
-        for shard in plan.shards:
-            _write_shard(staging / shard.name, shard, advance)
-            _fsync(staging / shard.name)
-        for name, source in plan.copies:
-            shutil.copyfile(source, staging / name)
-        for name, text in plan.texts:
-            (staging / name).write_text(text, encoding="utf-8")
-        _publish(plan, staging, target)
+    staging = staging_of(plan, options.folder)
+    job = _job(plan, options, staging)
+    _check_replaced(plan, job)
+    with _one_line(options.folder), _prepared(staging, options):
+        tasks = _tasks(plan, options, staging, job)
+        _check_space(plan, tasks, options)
+        staging.write_job(job)
+        _stage_small_files(plan, staging)
+        written = tuple(_run(tasks, options, advance))
+        place = None if options.part else finish(staging, job)
+    return Done(written, place, tuple(note for each in written for note in each.notes))
+
+
+def is_there(plan: Plan, advance: Advance = silent) -> bool:
+    """Whether an earlier run published all of this in a folder, and every byte is as it was.
+
+    Raises MmfmtError for a manifest that cannot be read.
+    """
+    target = Folder(Path(plan.target))
+    if plan.target.startswith(SCHEME) or manifest.NAME not in target.sizes:
+        return False
+    text = target.read(manifest.NAME, 0, manifest.MAX_BYTES + 1)
+    hashes = manifest.parse(text)
+    if plan.identity.encode() not in text or not {*plan.files} <= {*hashes} & {*target.sizes}:
+        return False
+    paths = ((target.fetch(name), hashes[name]) for name in plan.files)
+    return all(sha256_of(path, path.stat().st_size, advance) == found for path, found in paths)
+
+
+def _job(plan: Plan, options: Options, staging: Staging) -> Job:
+    before = staging.job()
+    headers = {shard.name: shard.header for shard in plan.shards}
+    return Job(
+        request=options.request,
+        identity=plan.identity,
+        source=plan.source,
+        target=plan.target,
+        shards={name: header.data_start + header.data_bytes for name, header in headers.items()},
+        files=plan.files[len(plan.shards) :],
+        replaces=plan.replaces,
+        hashed=options.hashed,
+        forced=options.force or bool(before and before.forced),
+        push=hub_repo(plan.target).repo_id if plan.target.startswith(SCHEME) else None,
+    )
+
+
+def _check_replaced(plan: Plan, job: Job) -> None:
+    """MmfmtError where files would be replaced that nobody allowed to."""
+    if plan.replaces and not job.forced:
+        found = ", ".join(plan.replaces[:3]) + (", ..." if len(plan.replaces) > 3 else "")
+        raise MmfmtError(plan.target, f"holds {found} already", "use --force to replace them")
 
 
 @contextmanager
-def _errors_in_one_line(target: str) -> Iterator[None]:
+def _one_line(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = str(error.filename or target)
-        raise MmfmtError(place, f"{error.strerror or error}", "nothing was published") from error
+        place = str(error.filename or folder)
+        problem = MmfmtError(place, error.strerror or str(error), "nothing was published")
+        for note in getattr(error, "__notes__", ()):
+            problem.add_note(note)
+        raise problem from error
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A hidden folder inside the target, which no loader looks into."""
-    created = [folder for folder in (target, *target.parents) if not folder.exists()]
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=target))
+def _prepared(staging: Staging, options: Options) -> Iterator[None]:
+    """The staging folder, this run's alone; what has no finished shard goes when it fails."""
+    above = (options.folder, *options.folder.parents)
+    created = [folder for folder in above if not folder.exists()]
+    staging.folder.mkdir(parents=True, exist_ok=True)
+    with staging.locked(shared=bool(options.part)):
         try:
-            yield staging
-        finally:
-            shutil.rmtree(staging)
-    except BaseException:
-        for folder in created:
-            folder.rmdir()
-        raise
-
-
-def _write_shard(path: Path, shard: PlannedShard, advance: Advance) -> None:
-    header = _header(shard)
-    with path.open("wb", buffering=0) as out:
-        out.write(encode_header(header))
-        for segment in shard.segments():
-            for written in _transfer(segment, out):
-                advance(written)
-    _check_shard(path, header)
-
-
-def _header(shard: PlannedShard) -> Header:
-    entries: dict[str, Entry] = {}
-    end = 0
-    for tensor in shard.tensors:
-        start, end = end, end + tensor.length
-        entries[tensor.name] = Entry(tensor.dtype, tensor.shape, start, end)
-    return Header(entries, dict(shard.metadata))
-
-
-def _check_shard(path: Path, header: Header) -> None:
-    """Read a finished shard back, with our own reader and with safetensors'."""
-    written = read_header(Folder(path.parent), path.name)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-    except SafetensorError as error:
-        raise MmfmtError(path.name, f"safetensors cannot read it back: {error}") from error
-    if written.tensors != header.tensors or names != set(header.tensors):
-        raise MmfmtError(path.name, "does not read back as it was written", "check the disk")
-
-
-def _transfer(segment: Segment, out: BinaryIO) -> Iterator[int]:
-    if isinstance(segment, Copy):
-        for done in _kernel_copies(segment, out):
-            yield done
-            segment = Copy(segment.source, segment.offset + done, segment.length - done)
-    for piece in stream(segment):
-        _write(out, piece)
-        yield len(piece)
-
-
-def _kernel_copies(segment: Copy, out: BinaryIO) -> Iterator[int]:
-    """Copy inside the kernel, as far as it can."""
-    if not hasattr(os, "copy_file_range"):
-        return
-    left, offset = segment.length, segment.offset
-    with Path(segment.source).open("rb", buffering=0) as source:
-        descriptors = source.fileno(), out.fileno()
-        try:
-            while left and (done := os.copy_file_range(*descriptors, min(left, 8 * CHUNK), offset)):
-                left, offset = left - done, offset + done
-                yield done
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
+            yield
+        except BaseException as error:
+            if options.part or staging.finished():
+                error.add_note(_how_to_resume(staging))
                 raise
+            shutil.rmtree(staging.folder)
+            for folder in created:
+                folder.rmdir()
+            raise
 
 
-def _write(out: BinaryIO, data: bytes | memoryview) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[out.write(view) :]
+def _how_to_resume(staging: Staging) -> str:
+    kept = f"{staging.finished()} finished shards are kept in {staging.folder}"
+    return f"{kept}: the same command goes on from there, with --force it starts over"
 
 
-def _publish(plan: Plan, staging: Path, target: Path) -> None:
-    """Rename everything into place, index and params.json last; undo all if a rename fails."""
-    for name in plan.files[len(plan.shards) :]:
-        _fsync(staging / name)
-    retired = staging / "replaced"
-    retired.mkdir()
-    moves = [(target / name, retired / name) for name in reversed(plan.replaces)]
-    moves += [(staging / name, target / name) for name in plan.files]
-    done: list[tuple[Path, Path]] = []
+def _tasks(plan: Plan, options: Options, staging: Staging, job: Job) -> list[ShardTask]:
+    """The shards of this run; with `force`, nothing of earlier runs is kept."""
+    number, count = options.part or (1, 1)
+    tasks = [
+        ShardTask(
+            source=plan.source,
+            sources=tuple(file for file in plan.sources if file.name in shard.sources),
+            folder=str(staging.folder.absolute()),
+            shard=shard,
+            hashed=options.hashed or job.push is not None,
+            flush=bool(options.part or options.executor),
+            push=job.push,
+        )
+        for shard in plan.shards[number - 1 :: count]
+    ]
+    for task in tasks if options.force else ():
+        task.record.unlink(missing_ok=True)
+    return tasks
+
+
+def _check_space(plan: Plan, tasks: Sequence[ShardTask], options: Options) -> None:
+    """MmfmtError where the disk has no room for what is still to be written."""
+    waiting = [task.shard for task in tasks if not task.record.exists()]
+    clones = bool(plan.sources) and _can_clone(plan, tasks)
+    sizes = sorted(new_bytes(shard) if clones else shard.data_bytes for shard in waiting)
+    if tasks and tasks[0].push:
+        sizes = sizes[-options.jobs :]
+    free, needed = shutil.disk_usage(options.folder).free, sum(sizes) + _SLACK
+    if free < needed:
+        problem = f"{free:,} bytes are free, {needed:,} are needed"
+        raise MmfmtError(str(options.folder), problem, "make room or name another DST")
+
+
+def _can_clone(plan: Plan, tasks: Sequence[ShardTask]) -> bool:
+    remote = plan.source.startswith(SCHEME) or not tasks
+    return not remote and can_clone(Path(plan.source, plan.sources[0].name), Path(tasks[0].folder))
+
+
+def _stage_small_files(plan: Plan, staging: Staging) -> None:
+    for name, source in plan.copies:
+        part = staging.unfinished(name)
+        shutil.copyfile(source, part)
+        part.replace(staging.folder / name)
+    for name, text in plan.texts:
+        write_atomically(staging.folder / name, text)
+
+
+def _run(tasks: Sequence[ShardTask], options: Options, advance: Advance) -> list[Written]:
+    if options.executor:
+        return _elsewhere(tasks, options.executor, advance)
+    stop, lock = threading.Event(), threading.Lock()
+
+    def step(count: int) -> None:
+        if stop.is_set():
+            raise InterruptedError
+        with lock:
+            advance(count)
+
+    pool = ThreadPoolExecutor(options.jobs)
     try:
-        for old, new in moves:
-            old.rename(new)
-            done.append((old, new))
-        _fsync(target)
+        futures = [pool.submit(settle, task, step) for task in tasks]
+        for future in as_completed(futures):
+            future.result()
+        return [future.result() for future in futures]
     except BaseException:
-        for old, new in reversed(done):
-            new.rename(old)
+        stop.set()
         raise
-
-
-def _fsync(path: Path) -> None:
-    """Bring a file's bytes, or a folder's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        pool.shutdown(cancel_futures=True)
+
+
+def _elsewhere(tasks: Sequence[ShardTask], executor: Executor, advance: Advance) -> list[Written]:
+    """Shards on somebody else's executor, to which nothing but a task can be given."""
+    futures = {executor.submit(settle, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            future.result()
+            advance(futures[future].shard.data_bytes)
+        return [future.result() for future in futures]
+    except (MmfmtError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever an executor makes of a lost worker
+        problem = f"a shard was lost: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise MmfmtError("executor", problem, "look at its workers") from error
+    finally:
+        for future in futures:
+            future.cancel()

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mmfmt.configs import CONFIG, to_config
-from mmfmt.convert.files import companions, documents, replaced, same_folder
+from mmfmt.convert.files import (
+    Companion,
+    companions,
+    documents,
+    replaced,
+    same_place,
+    source_files,
+    tokenizer_of,
+)
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_text, json_text, plan_shards
 from mmfmt.convert.source import source_reader
@@ -24,6 +32,7 @@ from mmfmt.naming import Naming, naming
 from mmfmt.quantization import quantization_section
 from mmfmt.repo import HF_STEM, Repo
 from mmfmt.schemas import validate
+from mmfmt.storage import Storage
 from mmfmt.tokenizer import control_ids
 
 # what transformers and vLLM read beside weights and config, taken over where present
@@ -44,7 +53,7 @@ class Request:
     """
 
     source: Repo
-    target: Path
+    target: Storage
     names: str = "new"
     reader: str | None = None
     max_shard_bytes: int | None = None
@@ -62,19 +71,18 @@ def plan_huggingface(request: Request) -> Plan:
     files, warnings = _made_files(model, tokenizer)
     metadata = (("format", "pt"),)
     shards = plan_shards(HF_STEM, transfer.groups(), metadata, request.max_shard_bytes)
-    index = index_text(HF_STEM, shards, same_folder(request.target, request.source.path))
+    index = index_text(HF_STEM, shards, same_place(request.target, request.source.storage))
     plan = Plan(
-        source=str(request.source.path),
-        target=str(request.target),
+        source=request.source.storage.address,
+        target=request.target.label,
+        sources=source_files(model.weights),
         shards=shards,
         texts=(*index, *files.items(), (CONFIG, json_text(config))),
-        copies=companions(
-            request.target, [*_found(request.source), *documents(request.target, request.source)]
-        ),
+        copies=companions(request.target, _companions(request)),
         dropped=transfer.dropped,
         warnings=(*transfer.warnings, *warnings),
     )
-    return replace(plan, replaces=replaced(plan, HF_STEM))
+    return replace(plan, replaces=replaced(plan, request.target, HF_STEM))
 
 
 def hf_config(model: Model, tokenizer: Path) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def hf_naming(family: Family, names: str) -> Naming:
 def _tokenizer(repo: Repo) -> Path:
     if not repo.tokenizer:
         problem = "holds no tekken.json (or tokenizer.model.v*)"
-        raise MmfmtError(str(repo.path), problem, "add the model's own")
+        raise MmfmtError(repo.storage.label, problem, "add the model's own")
     return repo.tokenizer
 
 
@@ -117,7 +125,8 @@ def _made_files(model: Model, tokenizer: Path) -> tuple[dict[str, str], list[str
     return {name: text for name, text in texts.items() if not repo.has(name)}, warnings
 
 
-def _found(repo: Repo) -> Iterator[Path]:
-    if repo.tokenizer:
-        yield repo.tokenizer
-    yield from (repo.path / name for name in COMPANIONS if repo.has(name))
+def _companions(request: Request) -> Iterator[Companion]:
+    source = request.source
+    yield from tokenizer_of(source)
+    yield from ((source, name) for name in COMPANIONS if source.has(name))
+    yield from documents(request.target, source)

@@ -3,12 +3,17 @@
 It knows bytes, not models.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from typing import Literal
 
+from mmfmt import __version__
 from mmfmt.convert.steps import Reorder, Step
+from mmfmt.header import BLOCK, Entry, Header
 
 Action = Literal["copied", "renamed", "row-permuted", "re-encoded"]
 ACTIONS: tuple[Action, ...] = ("copied", "renamed", "row-permuted", "re-encoded")
@@ -16,7 +21,10 @@ ACTIONS: tuple[Action, ...] = ("copied", "renamed", "row-permuted", "re-encoded"
 
 @dataclass(frozen=True)
 class Copy:
-    """`length` bytes from `offset` (from the start of the file) of a source file, unchanged."""
+    """`length` bytes from `offset` (from the start of the file) of a source file, unchanged.
+
+    `source` is the file's name in the source repo.
+    """
 
     source: str
     offset: int
@@ -102,6 +110,36 @@ class PlannedShard:
         """The tensors' segments, neighbouring copies joined into one."""
         return _joined(segment for tensor in self.tensors for segment in tensor.segments)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the source files that bytes are read from."""
+        found = (s.source for s in self.segments() if not isinstance(s, Sinusoids))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def header(self) -> Header:
+        """The header of the file; its data starts as `_congruent` says."""
+        entries: dict[str, Entry] = {}
+        end = 0
+        for tensor in self.tensors:
+            start, end = end, end + tensor.length
+            entries[tensor.name] = Entry(tensor.dtype, tensor.shape, start, end)
+        return Header(entries, dict(self.metadata)).starting_at(_congruent(self.tensors))
+
+
+def _congruent(tensors: Iterable[PlannedTensor]) -> int:
+    """Where in a block the data has to start for most bytes to keep their place in a block.
+
+    File systems share whole blocks only, so that copies elsewhere in a block cost a copy.
+    """
+    offset, weights = 0, Counter({0: 1})
+    for segment in (segment for tensor in tensors for segment in tensor.segments):
+        if isinstance(segment, Copy):
+            weights[(segment.offset - offset) % BLOCK] += segment.length
+        offset += segment.length
+    # an odd start would put every tensor where its values are not aligned
+    return max((place for place in weights if place % 8 == 0), key=lambda place: weights[place])
+
 
 def _joined(segments: Iterable[Segment]) -> Iterator[Segment]:
     pending: Segment | None = None
@@ -134,22 +172,41 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """A weight file of the source as it was planned from: bytes of its header, and their sha256."""
+
+    name: str
+    size: int
+    header_bytes: int
+    header_sha256: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a conversion will write into `target`.
 
-    `texts` are small files by name with their content, written after the shards in this
-    order; `copies` are (name, source path) of companion files. `replaces` are files that lie
-    in the target and give way to the new ones: an older set, of whatever sharding.
+    `source` and `target` are addresses of repos: folders, or hf://org/name[@commit]. `texts` are
+    small files by name with their content, written after the shards in this order; `copies` are
+    (name, local path) of companion files. `replaces` are files that lie in the target and give
+    way to the new ones: an older set, of whatever sharding.
     """
 
     source: str
     target: str
+    sources: tuple[SourceFile, ...]
     shards: tuple[PlannedShard, ...]
     texts: tuple[tuple[str, str], ...] = field(repr=False, default=())
     copies: tuple[tuple[str, str], ...] = ()
     replaces: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256, in hex, of all that decides on the bytes of the shards, wherever they lie."""
+        sources, shards = map(asdict, self.sources), map(asdict, self.shards)
+        parts = (__version__, *sources, *shards)
+        return sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def data_bytes(self) -> int:

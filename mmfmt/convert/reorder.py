@@ -1,10 +1,17 @@
 """Plan the switch of a consolidated set to another reader's row order."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mmfmt.configs import PARAMS
-from mmfmt.convert.files import companions, documents, replaced
+from mmfmt.convert.files import (
+    Companion,
+    companions,
+    documents,
+    replaced,
+    source_files,
+    tokenizer_of,
+)
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shards import index_text, plan_shards
 from mmfmt.convert.source import source_reader
@@ -12,6 +19,7 @@ from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.model import check_model, native_model
 from mmfmt.reader import METADATA_KEY, Reader
 from mmfmt.repo import NATIVE_STEM, Repo
+from mmfmt.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Request:
     """What to reorder; `source_reader` is needed where the shards do not record theirs."""
 
     source: Repo
-    target: Path
+    target: Storage
     reader: Reader
     source_reader: str | None = None
 
@@ -34,19 +42,18 @@ def plan_reorder(request: Request) -> Plan:
     metadata = (("format", "pt"), (METADATA_KEY, request.reader.label))
     shards = plan_shards(NATIVE_STEM, transfer.groups(), metadata, None)
     plan = Plan(
-        source=str(request.source.path),
-        target=str(request.target),
+        source=request.source.storage.address,
+        target=request.target.label,
+        sources=source_files(model.weights),
         shards=shards,
         texts=tuple(index_text(NATIVE_STEM, shards)),
-        copies=companions(
-            request.target,
-            [*_companions(request.source), *documents(request.target, request.source)],
-        ),
+        copies=companions(request.target, _companions(request)),
     )
-    return replace(plan, replaces=replaced(plan, NATIVE_STEM))
+    return replace(plan, replaces=replaced(plan, request.target, NATIVE_STEM))
 
 
-def _companions(repo: Repo) -> list[Path]:
-    names = (PARAMS, "SYSTEM_PROMPT.txt")
-    found = [repo.path / name for name in names if repo.has(name)]
-    return found + ([repo.tokenizer] if repo.tokenizer else [])
+def _companions(request: Request) -> Iterator[Companion]:
+    source, names = request.source, (PARAMS, "SYSTEM_PROMPT.txt")
+    yield from ((source, name) for name in names if source.has(name))
+    yield from tokenizer_of(source)
+    yield from documents(request.target, source)

@@ -22,8 +22,11 @@ from mmfmt.convert.plan import ACTIONS, Plan
 from mmfmt.sizes import format_bytes
 
 if TYPE_CHECKING:
+    from mmfmt.convert.execute import Done, Options
     from mmfmt.repo import Advance
 
+# how the bytes of a shard came about, as Written counts them
+_KINDS = ("cloned", "copied", "permuted")
 # seconds between two plain progress lines
 _INTERVAL = 10.0
 
@@ -55,6 +58,37 @@ def print_dropped(plan: Plan, console: Console) -> None:
         name = next(dropped.name for dropped in plan.dropped if dropped.reason == reason)
         others = f" and {count - 1} more" if count > 1 else ""
         console.print(f"dropped {name}{others}: {reason}")
+
+
+def print_done(
+    plan: Plan, done: "Done", options: "Options", seconds: float, console: Console
+) -> None:
+    """What was said on the way, then one line: bytes and how they came about, time, memory."""
+    for note in done.notes:
+        console.print(f"note: {note}")
+    new = [shard for shard in done.written if not shard.reused]
+    size = sum(shard.size for shard in done.written)
+    kinds = {kind: sum(getattr(shard, kind) for shard in new) for kind in _KINDS}
+    kinds["kept from an earlier run"] = size - sum(shard.size for shard in new)
+    parts = [f"{format_bytes(count)} {kind}" for kind, count in kinds.items() if count]
+    rate = f"{format_bytes(size)} in {seconds:.1f} s ({format_bytes(round(size / seconds))}/s)"
+    console.print(f"{rate}: {', '.join(parts)}; peak memory {format_bytes(_peak())}")
+    if done.place:
+        console.print(f"wrote {len(plan.files)} files: {done.place}")
+    elif options.part:
+        number, count = options.part
+        console.print(
+            f"part {number} of {count} is staged; after the last: "
+            f"mmfmt convert finalize {options.folder}"
+        )
+
+
+def _peak() -> int:
+    """Bytes of memory that this process had at most."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmfmt.checkpoint import Parameter
 from mmfmt.convert.plan import Copy, PlannedTensor
@@ -10,6 +9,7 @@ from mmfmt.errors import MmfmtError
 from mmfmt.layout import Slots
 from mmfmt.naming import Naming
 from mmfmt.stacks import EXPERT, stack_name, stack_of
+from mmfmt.storage import Storage
 
 Position = tuple[int, int]
 """Expert, and number of the part."""
@@ -20,6 +20,7 @@ class Stacks:
     """Collects the parts of every stack, then joins them in order."""
 
     naming: Naming
+    storage: Storage
     parts: dict[str, dict[Position, PlannedTensor]] = field(default_factory=dict)
 
     def name(self, parameter: Parameter, suffix: str) -> str | None:
@@ -49,7 +50,7 @@ class Stacks:
                     result[-1].append(tensor)
                 elif tensor.name not in done:
                     done.add(tensor.name)
-                    result[-1].append(_join(tensor.name, self.parts[tensor.name]))
+                    result[-1].append(_join(self.storage, tensor.name, self.parts[tensor.name]))
         return result
 
 
@@ -63,7 +64,7 @@ def _position(naming: Naming, parameter: Parameter) -> Position:
     return dict(parameter.match.slots)[EXPERT], stack.parts.index(parameter.match.row)
 
 
-def _join(name: str, parts: dict[Position, PlannedTensor]) -> PlannedTensor:
+def _join(storage: Storage, name: str, parts: dict[Position, PlannedTensor]) -> PlannedTensor:
     """One tensor of all parts: experts in order, w1 rows before w3 rows.
 
     A scale is one for all parts of an expert. Raises MmfmtError where they differ.
@@ -72,7 +73,7 @@ def _join(name: str, parts: dict[Position, PlannedTensor]) -> PlannedTensor:
     count = 1 + max(part for _, part in parts)
     first = parts[0, 0]
     if not first.shape or first.shape == (1,):
-        return _joined_scales(name, parts, experts, count)
+        return _joined_scales(storage, name, parts, experts, count)
     ordered = [parts[expert, part] for expert in range(experts) for part in range(count)]
     shape = (experts, first.shape[0] * count, *first.shape[1:])
     segments = tuple(segment for part in ordered for segment in part.segments)
@@ -80,10 +81,10 @@ def _join(name: str, parts: dict[Position, PlannedTensor]) -> PlannedTensor:
 
 
 def _joined_scales(
-    name: str, parts: dict[Position, PlannedTensor], experts: int, count: int
+    storage: Storage, name: str, parts: dict[Position, PlannedTensor], experts: int, count: int
 ) -> PlannedTensor:
     for expert in range(experts):
-        values = {_bytes(parts[expert, part]) for part in range(count)}
+        values = {_bytes(storage, parts[expert, part]) for part in range(count)}
         if len(values) > 1:
             names = " and ".join(parts[expert, part].source_name for part in range(count))
             problem = (
@@ -97,10 +98,8 @@ def _joined_scales(
     return PlannedTensor(name, first.source_name, first.dtype, shape, segments)
 
 
-def _bytes(scale: PlannedTensor) -> bytes:
+def _bytes(storage: Storage, scale: PlannedTensor) -> bytes:
     """The value of a scale: a few bytes."""
     (copy,) = scale.segments
     assert isinstance(copy, Copy)
-    with Path(copy.source).open("rb") as file:
-        file.seek(copy.offset)
-        return file.read(copy.length)
+    return storage.read(copy.source, copy.offset, copy.offset + copy.length)

@@ -103,7 +103,7 @@ class Transfer:
 
     def groups(self) -> list[list[PlannedTensor]]:
         """The output tensors, shard by shard as in the source, in the order of its bytes."""
-        stacks = Stacks(self.target.naming)
+        stacks = Stacks(self.target.naming, self.model.weights.storage)
         groups = [list(self._shard(stacks, shard)) for shard in self.model.weights.shards]
         groups[-1] += self._made()
         return stacks.joined(groups)
@@ -194,7 +194,7 @@ class Transfer:
     def _copy(self, shard: str, entry: Entry) -> Copy:
         weights = self.model.weights
         start = weights.headers[shard].data_start + entry.start
-        return Copy(str(weights.path(shard)), start, entry.nbytes)
+        return Copy(shard, start, entry.nbytes)
 
     def _repacking(
         self, module: Module, parameter: Parameter, scheme: Scheme | None

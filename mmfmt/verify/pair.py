@@ -8,7 +8,7 @@ import numpy as np
 
 from mmfmt.checkpoint import Module, Parameter
 from mmfmt.convert.plan import PlannedTensor
-from mmfmt.convert.stream import stream
+from mmfmt.convert.stream import opened, stream
 from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.model import Key, Model, kv_cache_faults, presence_faults
 from mmfmt.quantization import module_faults, packing_of
@@ -75,8 +75,9 @@ class Pair:
         if image.length != found.entry.nbytes:
             return f"takes {found.entry.nbytes} bytes, but {image.length} in the HF layout"
         stored = self.native.weights.stream(found.shard, found.entry)
-        expected = (piece for segment in image.segments for piece in stream(segment))
-        unlike = next(_differing(expected, stored, advance), None)
+        with opened(self.hf.weights.storage, image.segments) as files:
+            expected = (piece for segment in image.segments for piece in stream(segment, files))
+            unlike = next(_differing(expected, stored, advance), None)
         return None if unlike is None else f"differs from the HF layout from byte {unlike} on"
 
 

@@ -84,8 +84,9 @@ class Endpoints(BaseHTTPRequestHandler):
         self.token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         asked = self.headers.get("Range")
         request, fault = self.hub.record(self.command, unquote(url.path), asked, self.token)
-        self.hub.closing.wait(fault.stall)
-        self._send(request, self._answer(fault, url), fault.cut_after)
+        if fault.cut_after is None:
+            self.hub.closing.wait(fault.stall)
+        self._send(request, self._answer(fault, url), fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = serve  # noqa: N815
 
@@ -115,7 +116,8 @@ class Endpoints(BaseHTTPRequestHandler):
                 return endpoint(self, query, **words)
         raise RefusedError(404, "Sorry, we can't find the page you are looking for.")
 
-    def _send(self, request: "Request", answer: Answer, cut_after: int | None) -> None:
+    def _send(self, request: "Request", answer: Answer, fault: "Fault") -> None:
+        cut_after = fault.cut_after
         self.send_response(answer.status)
         for key, value in ({"Content-Length": str(answer.length)} | answer.headers).items():
             self.send_header(key, value)
@@ -125,6 +127,7 @@ class Endpoints(BaseHTTPRequestHandler):
             request.sent += len(data)
             self.wfile.write(data)
         if cut_after is not None:
+            self.hub.closing.wait(fault.stall)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
@@ -226,6 +229,11 @@ class Endpoints(BaseHTTPRequestHandler):
         branches[revision] = branches["main"]
         return Answer({})
 
+    def auth_check(self, _: Query, repo: str) -> Answer:
+        self._repo(repo)
+        self._check_may_write()
+        return Answer({})
+
     def validate_yaml(self, _: Query) -> Answer:
         card = re.match(r"---\n(.*?)\n---", json.loads(self.body)["content"], re.DOTALL)
         try:
@@ -260,19 +268,33 @@ class Endpoints(BaseHTTPRequestHandler):
     def commit(self, _: Query, repo: str, revision: str) -> Answer:
         self._check_may_write()
         found = self._repo(repo)
+        head, files = self._files(found, revision)
         header, *operations = [json.loads(line) for line in self.body.splitlines()]
-        added = {one["value"]["path"]: self._added(one) for one in operations}
-        files = self._files(found, revision)[1] | added
+        if header["value"].get("parentCommit", head) != head:
+            raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
+        files = dict(files)
+        for operation in operations:
+            self._apply(operation, files)
         commit = found.commit(files, revision, header["value"]["summary"])
         url = f"{self.hub.url}/{repo}/commit/{commit}"
         return Answer({"success": True, "commitUrl": url, "commitOid": commit})
+
+    def _apply(self, operation: Mapping[str, Any], files: dict[str, Blob]) -> None:
+        path = operation["value"]["path"]
+        if operation["key"] != "deletedFile":
+            files[path] = self._added(operation)
+        elif not files.pop(path, None):
+            raise RefusedError(404, "A file with this name doesn't exist", "EntryNotFound")
 
     def _added(self, operation: Mapping[str, Any]) -> Blob:
         value = operation["value"]
         if operation["key"] == "file":
             return self.hub.put(base64.b64decode(value["content"]), False)
-        if operation["key"] != "lfsFile" or value["oid"] not in self.hub.objects:
+        if operation["key"] != "lfsFile":
             raise RefusedError(400, f"cannot commit {value['path']}")
+        if value["oid"] not in self.hub.objects:
+            said = "Your push was rejected because an LFS pointer pointed to a file that does not"
+            raise RefusedError(400, f"{said} exist.")
         return self.hub.objects[value["oid"]]
 
 
@@ -287,6 +309,7 @@ ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("GET HEAD", f"{_OBJECT}/.+", Endpoints.download),
     ("POST", "/api/repos/create", Endpoints.create_repo),
     ("POST", f"{_MODEL}/branch/{_REVISION}", Endpoints.create_branch),
+    ("GET", f"{_MODEL}/auth-check/write", Endpoints.auth_check),
     ("POST", "/api/validate-yaml", Endpoints.validate_yaml),
     ("POST", f"{_MODEL}/preupload/{_REVISION}", Endpoints.preupload),
     ("POST", f"/{_REPO}\\.git/info/lfs/objects/batch", Endpoints.batch),

@@ -27,7 +27,7 @@ class Fault:
     # answer this instead
     status: int | None = None
     body: bytes = b"planted"
-    # seconds before the answer
+    # seconds before the answer, or before the cut if there is one
     stall: float = 0
     # bytes of the body after which the connection is cut
     cut_after: int | None = None

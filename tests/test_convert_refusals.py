@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from mmfmt.convert import execute as executor
+from mmfmt.convert import execute as execution
+from mmfmt.convert import shard_task
 from mmfmt.convert.consolidated import Request, plan_consolidated
-from mmfmt.convert.execute import execute
+from mmfmt.convert.execute import Options, execute
 from mmfmt.convert.plan import Plan
+from mmfmt.convert.staging import PREFIX
 from mmfmt.errors import MmfmtError
 from mmfmt.reader import reader
 from mmfmt.repo import open_repo
+from mmfmt.storage import Folder
 from tests import builders
 from tests.conftest import Outcome, Run
 
@@ -486,7 +488,7 @@ def test_disk_fills_up(
     tmp_path: Path, to_consolidated: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another program takes the space meanwhile: half-written files do not stay."""
-    monkeypatch.setattr(executor, "_SLACK", 0)
+    monkeypatch.setattr(execution, "_SLACK", 0)
     free = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=64k", "tmpfs") as disk:
@@ -500,12 +502,16 @@ def test_disk_fills_up(
 
 # --- interrupts ---
 
-INTERRUPTED = "error: interrupted, nothing was published\n"
+
+def published(folder: Path) -> dict[str, bytes]:
+    """What does not lie in a staging folder."""
+    found = contents(folder).items()
+    return {name: content for name, content in found if not name.startswith(PREFIX)}
 
 
 def make_plan(folder: Path, target: Path) -> Plan:
     """A plan of many small shards."""
-    request = Request(open_repo(folder), target, reader("vllm"), max_shard_bytes=20_000)
+    request = Request(open_repo(folder), Folder(target), reader("vllm"), max_shard_bytes=20_000)
     return plan_consolidated(request)
 
 
@@ -524,7 +530,7 @@ class Interrupt:
 def count_calls(folder: Path, target: Path) -> int:
     """How often a whole conversion reports progress."""
     calls: list[int] = []
-    execute(make_plan(folder, target), calls.append)
+    execute(make_plan(folder, target), Options(target), calls.append)
     assert sum(calls) == sum(t.nbytes for t in builders.load_set(folder).values())
     return len(calls)
 
@@ -532,15 +538,18 @@ def count_calls(folder: Path, target: Path) -> int:
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("exists", [False, True])
 def test_interrupt_while_writing(tmp_path: Path, folder: Path, part: float, exists: bool) -> None:
-    """Nothing in the target, and no target that was not there before."""
+    """No file in the target, and no target that was not there before if no shard was finished."""
     number = max(1, round(part * count_calls(folder, tmp_path / "whole")))
     target = tmp_path / "deep" / "out"
     if exists:
         target.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(folder, target), Interrupt(number))
-    assert (target.exists(), (tmp_path / "deep").exists()) == (exists, exists)
-    assert not exists or list(target.iterdir()) == []
+        execute(make_plan(folder, target), Options(target), Interrupt(number))
+    kept = part > 0
+    assert (target.exists(), (tmp_path / "deep").exists()) == (exists or kept, exists or kept)
+    assert [p.name[:7] for p in target.glob("*")] == [PREFIX] * kept
+    execute(make_plan(folder, target), Options(target))
+    assert contents(target) == contents(tmp_path / "whole")
 
 
 @pytest.fixture
@@ -556,12 +565,14 @@ def older(tmp_path: Path) -> Path:
 REPLACED = ("consolidated.safetensors", "params.json", "tekken.json")
 
 
-def rename_failing_at(number: int, error: BaseException) -> Callable[[Path, Path], Path]:
-    """Path.rename that raises at its nth call, and works before and after."""
+def rename_failing_at(
+    number: int, error: BaseException, target: Path
+) -> Callable[[Path, Path], Path]:
+    """Path.rename that raises when it is about to move the nth file from or to the target."""
     real, calls = Path.rename, iter(range(1, 1000))
 
     def rename(self: Path, other: Path) -> Path:
-        if next(calls) == number:
+        if target in (self.parent, other.parent) and next(calls) == number:
             raise error
         return real(self, other)
 
@@ -576,11 +587,11 @@ def test_failure_while_publishing(
     """At whichever rename it happens, the older set is back as it was."""
     before, plan = contents(older), make_plan(folder, older)
     assert len(REPLACED) + len(plan.files) > 8
-    monkeypatch.setattr(Path, "rename", rename_failing_at(number, error))
+    monkeypatch.setattr(Path, "rename", rename_failing_at(number, error, older))
     with pytest.raises((KeyboardInterrupt, MmfmtError)):
-        execute(plan, lambda count: None)
-    assert contents(older) == before
-    assert {path.name for path in older.iterdir()} == {*REPLACED, "README.md"}
+        execute(plan, Options(older, force=True))
+    assert published(older) == before
+    assert {path.name for path in older.glob("[!.]*")} == {*REPLACED, "README.md"}
 
 
 def test_interrupt_of_a_forced_replacement(
@@ -588,11 +599,11 @@ def test_interrupt_of_a_forced_replacement(
 ) -> None:
     """Through the command line: one line, exit code 130, the older set untouched."""
     before = contents(older)
-    monkeypatch.setattr(executor, "_check_shard", _raise_interrupt)
+    monkeypatch.setattr(shard_task, "_check_shard", _raise_interrupt)
     outcome: Outcome = to_consolidated(folder, older, "--force")
     assert (outcome.code, outcome.out) == (130, "")
     # click puts a line break before it, so that it does not stand behind a terminal's ^C
-    assert outcome.err.lstrip("\n") == INTERRUPTED
+    assert outcome.err.lstrip("\n") == "error: interrupted, nothing was published\n"
     assert contents(older) == before
 
 
@@ -600,50 +611,11 @@ def _raise_interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-_SLOW = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a shell's background
-from mmfmt.convert import execute
-write = execute._write_shard
-def slow(path, shard, advance):
-    write(path, shard, advance)
-    print("wrote", flush=True)
-    time.sleep(60)
-execute._write_shard = slow
-from mmfmt.cli import main
-main()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_signals(folder: Path, older: Path, number: signal.Signals) -> None:
-    """A real signal to a real process that has written a shard already."""
-    before = contents(older)
-    arguments = [sys.executable, "-c", _SLOW, "convert", "hf-to-consolidated"]
-    process = subprocess.Popen(
-        [*arguments, str(folder), str(older), "--force"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == "wrote\n"
-        assert contents(older) != before
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert (process.returncode, err.lstrip("\n")) == (130, INTERRUPTED)
-    assert contents(older) == before
-
-
 def test_source_that_shrinks(tmp_path: Path, folder: Path) -> None:
-    """A source overwritten between plan and execution ends in an error, not in an endless read."""
+    """A source overwritten between plan and execution ends in an error, before a byte is read."""
     plan = make_plan(folder, tmp_path / "out")
     path = folder / builders.WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(MmfmtError, match="became shorter while it was read"):
-        execute(plan, lambda count: None)
+    with pytest.raises(MmfmtError, match="changed after the conversion was planned"):
+        execute(plan, Options(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -196,6 +197,26 @@ def test_a_revision_is_one_commit_even_if_the_branch_moves_on(
     assert hub_repo(f"hf://{ORG}@{old}").read("params.json") == b'{"dim": 512}\n'
 
 
+def test_a_commit_is_not_asked_for(hub: HubServer, repo: Repo, folder: Path) -> None:
+    commit = repo.branches["main"]
+    assert HubRepo(ORG, commit).commit == commit
+    assert not hub.requests
+    assert HubRepo(ORG, commit).sizes == Folder(folder).sizes
+    assert "has no such revision" in refusal(HubRepo(ORG, "0" * 40))
+
+
+def test_a_copy_in_another_process_is_of_the_same_commit(
+    hub: HubServer, repo: Repo, tmp_path: Path
+) -> None:
+    storage = HubRepo(ORG)
+    assert storage.sizes
+    copy = pickle.loads(pickle.dumps(storage))
+    (tmp_path / "params.json").write_text("{}")
+    hub.add(ORG, tmp_path)
+    assert copy == storage
+    assert copy.read("params.json") == b'{"dim": 512}\n'
+
+
 def test_a_branch_name_may_hold_slashes(repo: Repo) -> None:
     repo.branches["refs/pr/1"] = repo.branches["main"]
     storage = hub_repo(f"hf://{ORG}@refs/pr/1")
@@ -341,8 +362,8 @@ def test_what_came_before_a_cut_is_not_asked_for_again(
     hub.faults.append(Fault("objects", times=3, cut_after=1_000_000))
     assert HubRepo(ORG).read(SHARDS[0]) == (folder / SHARDS[0]).read_bytes()
     assert hub.sent("objects") == (folder / SHARDS[0]).stat().st_size
-    hub.faults.append(Fault("objects", times=99, cut_after=10))
-    assert "cut off 5 times" in refusal(HubRepo(ORG), SHARDS[0])
+    hub.faults.append(Fault("objects", times=99, cut_after=0))
+    assert "cut off 6 times in a row at byte 0" in refusal(HubRepo(ORG), SHARDS[0])
 
 
 def test_a_server_without_ranges_is_not_read_to_the_end(hub: HubServer, tmp_path: Path) -> None:
@@ -352,8 +373,9 @@ def test_a_server_without_ranges_is_not_read_to_the_end(hub: HubServer, tmp_path
     hub.add(ORG, tmp_path)
     hub.ranges = False
     storage = HubRepo(ORG)
-    with pytest.raises(MmfmtError, match="is not served in ranges: bytes 0-262143 were"):
-        storage.read("consolidated.safetensors", 0, 8)
+    assert storage.read("consolidated.safetensors", 0, 8) == bytes(8)
+    with pytest.raises(MmfmtError, match="is not served in ranges: bytes 300000-399999 were"):
+        storage.read("consolidated.safetensors", 300_000, 400_000)
     # what the sockets' buffers hold is on its way
     assert hub.sent("objects") < 32 << 20
     assert storage.read("params.json") == b"{}"

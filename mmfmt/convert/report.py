@@ -71,16 +71,14 @@ def print_done(
     kinds = {kind: sum(getattr(shard, kind) for shard in new) for kind in _KINDS}
     kinds["kept from an earlier run"] = size - sum(shard.size for shard in new)
     parts = [f"{format_bytes(count)} {kind}" for kind, count in kinds.items() if count]
-    rate = f"{format_bytes(size)} in {seconds:.1f} s ({format_bytes(round(size / seconds))}/s)"
-    console.print(f"{rate}: {', '.join(parts)}; peak memory {format_bytes(_peak())}")
+    rate = f"{format_bytes(size)} in {seconds:.1f} s ({format_bytes(round(size / seconds))}/s"
+    text = f"{rate}; {', '.join(parts)}; peak memory {format_bytes(_peak())})"
     if done.place:
-        console.print(f"wrote {len(plan.files)} files: {done.place}")
+        console.print(f"wrote {len(plan.files)} files, {text}: {done.place}")
     elif options.part:
         number, count = options.part
-        console.print(
-            f"part {number} of {count} is staged; after the last: "
-            f"mmfmt convert finalize {options.folder}"
-        )
+        fix = f"after the last part: mmfmt convert finalize {options.folder}"
+        console.print(f"staged part {number} of {count}, {text}; {fix}")
 
 
 def _peak() -> int:

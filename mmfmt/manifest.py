@@ -52,6 +52,16 @@ def manifest(before: bytes, gone: Iterable[str], made: Mapping[str, str], commen
     return "\n".join([*kept, *(new if made else []), ""]).lstrip("\n")
 
 
+def rehashed(content: str, changes: Mapping[str, tuple[str, str]]) -> str:
+    """A manifest after files were edited: by name, the sha256 before and after.
+
+    Lines that said something else stay as they are.
+    """
+    for name, (before, after) in changes.items():
+        content = content.replace(f"{before}  {name}\n", f"{after}  {name}\n")
+    return content
+
+
 def _without(names: set[str], lines: Iterable[str]) -> list[str]:
     """The lines of other files; a comment of ours goes when nothing is left below it."""
     kept: list[str] = []

@@ -8,10 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import unified_diff
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from mmfmt import manifest
 from mmfmt.errors import MmfmtError, printable
 from mmfmt.repo import Repo, parse_json
 from mmfmt.verify.findings import REMOVE, Edit, Finding
@@ -31,7 +34,7 @@ class Change:
 
 
 def plan_changes(repo: Repo, findings: Iterable[Finding]) -> list[Change]:
-    """What the edits of findings make of the repo's files.
+    """What the edits of findings make of the repo's files, SHA256SUMS among them.
 
     Raises MmfmtError where an edit cannot be carried out: the repo is not on this disk, two
     edits disagree, the file is a link, lies elsewhere or is no JSON file.
@@ -39,8 +42,28 @@ def plan_changes(repo: Repo, findings: Iterable[Finding]) -> list[Change]:
     by_file: dict[str, list[Edit]] = {}
     for edit in (edit for finding in findings for edit in finding.edits):
         by_file.setdefault(edit.file, []).append(edit)
-    changes = (_change(repo, file, edits) for file, edits in sorted(by_file.items()))
-    return [change for change in changes if change.before != change.after]
+    planned = (_change(repo, file, edits) for file, edits in sorted(by_file.items()))
+    changes = [change for change in planned if change.before != change.after]
+    return [*changes, *_hashes(repo, changes)]
+
+
+def _hashes(repo: Repo, changes: Iterable[Change]) -> Iterator[Change]:
+    """The lines of SHA256SUMS for files that are as it says, and will not be."""
+    if not repo.has(manifest.NAME):
+        return
+    content = repo.storage.read(manifest.NAME, 0, manifest.MAX_BYTES + 1)
+    with suppress(MmfmtError):  # a rule says what is wrong with it
+        manifest.parse(content)
+        hashes = {
+            change.file: (_sha256(change.before), _sha256(change.after)) for change in changes
+        }
+        before = content.decode()
+        if (after := manifest.rehashed(before, hashes)) != before:
+            yield Change(manifest.NAME, before, after)
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 def _change(repo: Repo, file: str, edits: list[Edit]) -> Change:

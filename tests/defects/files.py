@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import torch
@@ -86,6 +88,25 @@ def old_sharding(repo: Path) -> None:
     (repo / f"{HF}.index.json").write_text(json.dumps(body))
 
 
+def sums(repo: Path) -> None:
+    """Write SHA256SUMS with coreutils."""
+    names = sorted(path.name for path in repo.iterdir())
+    command = ["sha256sum", "--", *names]
+    made = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    (repo / SUMS).write_text(f"# made by hand\n{made.stdout}")
+
+
+def edit_sums(old: str, new: str) -> Damage:
+    """Write SHA256SUMS, and replace something in it by a regular expression."""
+
+    def damage(repo: Path) -> None:
+        sums(repo)
+        (repo / SUMS).write_text(re.sub(old, new, (repo / SUMS).read_text(), count=1))
+
+    return damage
+
+
+SUMS = "SHA256SUMS"
 HF_INDEX = f"{HF}.index.json"
 
 DEFECTS: list[Defect] = [
@@ -141,6 +162,13 @@ DEFECTS: list[Defect] = [
     Defect("MMF111", "two counts", two_counts, repo="sharded"),
     Defect("MMF112", "capital", copy(NATIVE, "Consolidated-all.safetensors")),
     Defect("MMF112", "old name", copy(HF, "pytorch_model.safetensors")),
+    Defect("MMF113", "absent", edit_sums("tekken.json", "tekken.jso")),
+    Defect("MMF113", "outside", edit_sums("tekken.json", "../tekken.json")),
+    Defect("MMF113", "twice", edit_sums(r"(.*\n)$", r"\1\1")),
+    Defect("MMF113", "no hash", edit_sums("[0-9a-f]{64}", "0123")),
+    Defect("MMF113", "not text", write(SUMS, b"\xff\n")),
+    Defect("MMF114", "edited", both(write("notes.txt", "1"), sums, write("notes.txt", "2")), level="bytes"),
+    Defect("MMF114", "other hash", edit_sums("[0-9a-f]{64}", "0" * 64), level="bytes"),
     Defect("MMF201", "truncated", truncate(NATIVE)),
     Defect("MMF201", "truncated in HF", truncate(HF)),
     Defect("MMF201", "empty", write(NATIVE, b"")),

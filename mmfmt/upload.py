@@ -73,7 +73,9 @@ def send(repo_id: str, name: str, path: Path) -> Sent:
     The file may be deleted then. Nobody sees what was sent before. Raises MmfmtError.
     """
     from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # a conversion shows its own
     with hub_errors(f"{SCHEME}{repo_id}/{name}"):
         operation = CommitOperationAdd(name, path)
         _take_for_large(operation)

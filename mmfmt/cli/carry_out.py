@@ -36,6 +36,7 @@ class Settings:
     executor: str | None
     part: tuple[int, int] | None
     push: str | None
+    private: bool
     quiet: bool
 
 
@@ -92,7 +93,7 @@ def _target(folder: Path, push: str | None) -> "Storage":
 def _request(src: str) -> str:
     """What decides on the outcome of the running command, equal for equal requests."""
     context = click.get_current_context()
-    how = ("dst", "dry_run", "force", "jobs", "executor", "part", "no_hash", "quiet")
+    how = ("dst", "dry_run", "force", "jobs", "executor", "part", "no_hash", "private", "quiet")
     asked = {key: value for key, value in context.params.items() if key not in how}
     source = src if src.startswith(SCHEME) else str(Path(src).resolve())
     return f"{context.info_name} {sorted((asked | {'src': source}).items())}"
@@ -142,7 +143,7 @@ def _options(plan: "Plan", folder: Path, request: str, settings: Settings) -> It
     if settings.push:
         from mmfmt.upload import prepare_push
 
-        prepare_push(settings.push, private=None)
+        prepare_push(settings.push, private=settings.private or None)
     usual = _REMOTE_JOBS if plan.source.startswith(SCHEME) else _JOBS
     with executor_at(settings.executor) if settings.executor else nullcontext() as executor:
         yield Options(

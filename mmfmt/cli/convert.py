@@ -60,6 +60,7 @@ def _writes(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--push", metavar="ORG/NAME", help="Send shards to the Hub, each when it is done."
         ),
+        click.option("--private", is_flag=True, help="Make the repo of --push private, if new."),
         click.option("--part", type=Part(), help="Do the ith of n equal parts; then: finalize."),
         click.option("--executor", metavar="dask://HOST:PORT", help="Run shards on a cluster."),
         click.option(

@@ -107,6 +107,7 @@ def edit_sums(old: str, new: str) -> Damage:
 
 
 SUMS = "SHA256SUMS"
+EDITED = both(write("notes.txt", "1"), sums, write("notes.txt", "2"))
 HF_INDEX = f"{HF}.index.json"
 
 DEFECTS: list[Defect] = [
@@ -167,7 +168,12 @@ DEFECTS: list[Defect] = [
     Defect("MMF113", "twice", edit_sums(r"(.*\n)$", r"\1\1")),
     Defect("MMF113", "no hash", edit_sums("[0-9a-f]{64}", "0123")),
     Defect("MMF113", "not text", write(SUMS, b"\xff\n")),
-    Defect("MMF114", "edited", both(write("notes.txt", "1"), sums, write("notes.txt", "2")), level="bytes"),
+    Defect(
+        "MMF114",
+        "edited",
+        both(write("notes.txt", "1"), sums, write("notes.txt", "2")),
+        level="bytes",
+    ),
     Defect("MMF114", "other hash", edit_sums("[0-9a-f]{64}", "0" * 64), level="bytes"),
     Defect("MMF201", "truncated", truncate(NATIVE)),
     Defect("MMF201", "truncated in HF", truncate(HF)),

@@ -15,7 +15,7 @@ import torch
 from mmfmt.convert import execute as execution
 from mmfmt.convert import shard_task
 from mmfmt.convert.consolidated import Request, plan_consolidated
-from mmfmt.convert.execute import Options, execute
+from mmfmt.convert.execute import Options, Watch, execute
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.staging import PREFIX
 from mmfmt.errors import MmfmtError
@@ -530,7 +530,7 @@ class Interrupt:
 def count_calls(folder: Path, target: Path) -> int:
     """How often a whole conversion reports progress."""
     calls: list[int] = []
-    execute(make_plan(folder, target), Options(target), calls.append)
+    execute(make_plan(folder, target), Options(target), Watch(calls.append))
     assert sum(calls) == sum(t.nbytes for t in builders.load_set(folder).values())
     return len(calls)
 
@@ -544,7 +544,7 @@ def test_interrupt_while_writing(tmp_path: Path, folder: Path, part: float, exis
     if exists:
         target.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        execute(make_plan(folder, target), Options(target), Interrupt(number))
+        execute(make_plan(folder, target), Options(target), Watch(Interrupt(number)))
     kept = part > 0
     assert (target.exists(), (tmp_path / "deep").exists()) == (exists or kept, exists or kept)
     assert [p.name[:7] for p in target.glob("*")] == [PREFIX] * kept

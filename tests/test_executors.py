@@ -17,7 +17,7 @@ import pytest
 from distributed import LocalCluster
 
 from mmfmt.convert.consolidated import Request, plan_consolidated
-from mmfmt.convert.execute import Options, execute
+from mmfmt.convert.execute import Options, Watch, execute
 from mmfmt.convert.plan import Plan
 from mmfmt.errors import MmfmtError
 from mmfmt.reader import reader
@@ -74,9 +74,10 @@ def test_tasks_are_all_that_workers_get(
     tmp_path: Path, folder: Path, expected: dict[str, bytes]
 ) -> None:
     """One argument for each shard: small, of plain data, and enough."""
-    executor, target, advanced = Recording(), tmp_path / "out", []
+    executor, target = Recording(), tmp_path / "out"
+    advanced: list[int] = []
     plan = plan_for(folder, target)
-    execute(plan, Options(target, executor=executor), advanced.append)
+    execute(plan, Options(target, executor=executor), Watch(advanced.append))
     assert files(target) == expected
     assert [task.shard for (task,) in executor.given] == list(plan.shards)
     assert sum(advanced) == plan.data_bytes

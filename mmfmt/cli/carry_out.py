@@ -123,13 +123,13 @@ def _execute(
 
     start = time.monotonic()
     with (
-        progress(plan.data_bytes, console, console.quiet) as advance,
+        progress(plan.data_bytes, console) as watch,
         _options(plan, folder, request, settings) as options,
     ):
-        if not settings.force and is_there(plan, advance):
+        if not settings.force and is_there(plan):
             console.print(f"nothing to do, all of it is there and unchanged: {plan.target}")
             return
-        done = execute(plan, options, advance)
+        done = execute(plan, options, watch)
     print_done(plan, done, options, time.monotonic() - start, console)
 
 

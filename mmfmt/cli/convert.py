@@ -116,7 +116,8 @@ def hf_to_consolidated(
 ) -> None:
     """Write the consolidated set of a Hugging Face checkpoint.
 
-    Without DST it is added to SRC, which then holds both layouts.
+    SRC is a folder, or hf://org/name[@revision]. Without DST it is added to SRC, which then
+    holds both layouts.
     """
     from mmfmt.convert.consolidated import Request, plan_consolidated
 
@@ -163,8 +164,9 @@ def consolidated_to_hf(
 ) -> None:
     """Write the Hugging Face set of a consolidated checkpoint.
 
-    Without DST it is added to SRC, which then holds both layouts. Tokenizer, processor and
-    chat template files that SRC lacks are made from tekken.json.
+    SRC is a folder, or hf://org/name[@revision]. Without DST it is added to SRC, which then
+    holds both layouts. Tokenizer, processor and chat template files that SRC lacks are made
+    from tekken.json.
     """
     from mmfmt.convert.huggingface import Request, plan_huggingface
 

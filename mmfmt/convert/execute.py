@@ -6,7 +6,7 @@ it ended, when the same command is started again.
 
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +54,14 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Whoever looks on: told of bytes that are done, and of each shard that is begun."""
+
+    advance: Advance = silent
+    begin: Callable[[str], None] = lambda name: None
+
+
+@dataclass(frozen=True)
 class Done:
     """What a run did. `place` is the target or the commit; None if nothing is published yet."""
 
@@ -62,7 +70,10 @@ class Done:
     notes: tuple[str, ...] = field(default=())
 
 
-def execute(plan: Plan, options: Options, advance: Advance = silent) -> Done:
+NOBODY = Watch()
+
+
+def execute(plan: Plan, options: Options, watch: Watch = NOBODY) -> Done:
     """Write everything the plan names; nothing is visible under its final name until all is.
 
     Raises MmfmtError, and passes on KeyboardInterrupt. Finished shards stay in the staging
@@ -77,7 +88,7 @@ def execute(plan: Plan, options: Options, advance: Advance = silent) -> Done:
         _check_space(plan, tasks, options)
         staging.write_job(job)
         _stage_small_files(plan, staging)
-        written = tuple(_run(tasks, options, advance))
+        written = tuple(_run(tasks, options, watch))
         place = None if options.part else finish(staging, job)
     return Done(written, place, tuple(note for each in written for note in each.notes))
 
@@ -205,20 +216,24 @@ def _stage_small_files(plan: Plan, staging: Staging) -> None:
         write_atomically(staging.folder / name, text)
 
 
-def _run(tasks: Sequence[ShardTask], options: Options, advance: Advance) -> list[Written]:
+def _run(tasks: Sequence[ShardTask], options: Options, watch: Watch) -> list[Written]:
     if options.executor:
-        return _elsewhere(tasks, options.executor, advance)
+        return _elsewhere(tasks, options.executor, watch)
     stop, lock = threading.Event(), threading.Lock()
 
-    def step(count: int) -> None:
+    def advance(count: int) -> None:
         if stop.is_set():
             raise InterruptedError
         with lock:
-            advance(count)
+            watch.advance(count)
+
+    def work(task: ShardTask) -> Written:
+        watch.begin(task.shard.name)
+        return settle(task, advance)
 
     pool = ThreadPoolExecutor(options.jobs)
     try:
-        futures = [pool.submit(settle, task, step) for task in tasks]
+        futures = [pool.submit(work, task) for task in tasks]
         for future in as_completed(futures):
             future.result()
         return [future.result() for future in futures]
@@ -229,13 +244,14 @@ def _run(tasks: Sequence[ShardTask], options: Options, advance: Advance) -> list
         pool.shutdown(cancel_futures=True)
 
 
-def _elsewhere(tasks: Sequence[ShardTask], executor: Executor, advance: Advance) -> list[Written]:
+def _elsewhere(tasks: Sequence[ShardTask], executor: Executor, watch: Watch) -> list[Written]:
     """Shards on somebody else's executor, to which nothing but a task can be given."""
     futures = {executor.submit(settle, task): task for task in tasks}
     try:
         for future in as_completed(futures):
             future.result()
-            advance(futures[future].shard.data_bytes)
+            watch.advance(futures[future].shard.data_bytes)
+            watch.begin(futures[future].shard.name)
         return [future.result() for future in futures]
     except (MmfmtError, KeyboardInterrupt):
         raise

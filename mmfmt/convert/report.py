@@ -22,8 +22,7 @@ from mmfmt.convert.plan import ACTIONS, Plan
 from mmfmt.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from mmfmt.convert.execute import Done, Options
-    from mmfmt.repo import Advance
+    from mmfmt.convert.execute import Done, Options, Watch
 
 # how the bytes of a shard came about, as Written counts them
 _KINDS = ("cloned", "copied", "permuted")
@@ -90,27 +89,36 @@ def _peak() -> int:
 
 
 @contextmanager
-def progress(total: int, console: Console, quiet: bool) -> Iterator["Advance"]:
-    """A bar with bytes, rate and ETA on a terminal, a line every ten seconds elsewhere."""
-    if quiet:
-        yield lambda count: None
+def progress(total: int, console: Console) -> Iterator["Watch"]:
+    """A bar with shard, bytes, rate and ETA on a terminal, a line every ten seconds elsewhere."""
+    from mmfmt.convert.execute import NOBODY, Watch
+
+    if console.quiet:
+        yield NOBODY
     elif console.is_terminal:
         with _bar(console) as bar:
             task = bar.add_task("converting", total=total)
-            yield lambda count: bar.advance(task, count)
+            yield Watch(
+                lambda count: bar.advance(task, count),
+                lambda name: bar.update(task, description=name),
+            )
     else:
-        yield _PlainProgress(total).advance
+        plain = _PlainProgress(total)
+        yield Watch(plain.advance, plain.begin)
 
 
 def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     return Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console)
 
 
 class _PlainProgress:
     def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+        self._total, self._done, self._shard = total, 0, ""
         self._start = self._printed = time.monotonic()
+
+    def begin(self, name: str) -> None:
+        self._shard = name
 
     def advance(self, count: int) -> None:
         self._done += count
@@ -120,7 +128,9 @@ class _PlainProgress:
             print(self._line(now - self._start), file=sys.stderr)
 
     def _line(self, seconds: float) -> str:
-        rate = self._done / seconds
         done, total = format_bytes(self._done), format_bytes(self._total)
+        # nothing is done yet where shards of an earlier run are looked at
+        rate = max(self._done, 1) / seconds
         left = (self._total - self._done) / rate
-        return f"{done} of {total}, {format_bytes(rate)}/s, {left:.0f} s left"
+        speed = f"{format_bytes(round(rate))}/s, {left:.0f} s left"
+        return f"{self._shard}: {done} of {total}, {speed}"

@@ -1,11 +1,13 @@
 """A repo in memory, so that a case costs no disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from mmfmt.errors import MmfmtError
+from mmfmt.local_file import LocalFile
+from mmfmt.storage import Range
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Memory:
     files: Files
     scratch: Path
     label: str = "hostile"
+    address: str = "hostile"
+    place: str = "hostile"
     seen: set[str] = field(default_factory=set)
 
     @cached_property
@@ -55,3 +59,6 @@ class Memory:
         path = self.scratch / name
         path.write_bytes(self.read(name))
         return path
+
+    def open(self, name: str, ranges: Sequence[Range]) -> LocalFile:
+        return LocalFile(name, self.fetch(name))

@@ -26,6 +26,11 @@ HEADERS_AT_ONCE = 8
 Advance = Callable[[int], None]
 """Called with each number of bytes read or written."""
 
+
+def silent(_: int) -> None:
+    """An Advance that tells nobody."""
+
+
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

@@ -8,26 +8,25 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmfmt import manifest
 from mmfmt.convert.clone import can_clone, new_bytes
+from mmfmt.convert.output import sha256_of
 from mmfmt.convert.plan import Plan
-from mmfmt.convert.publish import finish
+from mmfmt.convert.publish import finish, manifest_before
 from mmfmt.convert.shard_task import (
     ShardTask,
     Written,
     settle,
-    sha256_of,
-    silent,
     write_atomically,
 )
-from mmfmt.convert.staging import Job, Staging, staging_of
+from mmfmt.convert.staging import Job, Staging, one_line, staging_of, stagings
 from mmfmt.errors import MmfmtError
 from mmfmt.hub import SCHEME, hub_repo
-from mmfmt.repo import Advance
+from mmfmt.repo import Advance, silent
 from mmfmt.storage import Folder
 
 # room for headers, index and the like when free space is checked
@@ -55,7 +54,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Watch:
-    """Whoever looks on: told of bytes that are done, and of each shard that is begun."""
+    """Whoever looks on: told of bytes that are done, and of each shard or step that is begun."""
 
     advance: Advance = silent
     begin: Callable[[str], None] = lambda name: None
@@ -83,14 +82,29 @@ def execute(plan: Plan, options: Options, watch: Watch = NOBODY) -> Done:
     staging = staging_of(plan, options.folder)
     job = _job(plan, options, staging)
     _check_replaced(plan, job)
-    with _one_line(options.folder), _prepared(staging, options):
+    manifest_before(staging, job)  # to be added to at the end: it must be readable
+    with one_line(options.folder), _prepared(staging, options):
+        others = tuple(_other_runs(staging, options))
         tasks = _tasks(plan, options, staging, job)
         _check_space(plan, tasks, options)
         staging.write_job(job)
         _stage_small_files(plan, staging)
         written = tuple(_run(tasks, options, watch))
+        watch.begin("flushing to the disk")
         place = None if options.part else finish(staging, job)
-    return Done(written, place, tuple(note for each in written for note in each.notes))
+    return Done(written, place, (*others, *(note for each in written for note in each.notes)))
+
+
+def _other_runs(staging: Staging, options: Options) -> Iterator[str]:
+    """What runs of another source or other options have left here; `force` removes it."""
+    for other in stagings(options.folder):
+        if other == staging:
+            continue
+        if not options.force or options.part:
+            yield f"{other.folder} is of another source or other options: --force removes it"
+            continue
+        with suppress(MmfmtError), other.locked():  # someone may be at work there
+            other.remove()
 
 
 def is_there(plan: Plan, advance: Advance = silent) -> bool:
@@ -105,8 +119,7 @@ def is_there(plan: Plan, advance: Advance = silent) -> bool:
     hashes = manifest.parse(text)
     if plan.identity.encode() not in text or not {*plan.files} <= {*hashes} & {*target.sizes}:
         return False
-    paths = ((target.fetch(name), hashes[name]) for name in plan.files)
-    return all(sha256_of(path, path.stat().st_size, advance) == found for path, found in paths)
+    return all(sha256_of(target.fetch(name), advance) == hashes[name] for name in plan.files)
 
 
 def _job(plan: Plan, options: Options, staging: Staging) -> Job:
@@ -134,18 +147,6 @@ def _check_replaced(plan: Plan, job: Job) -> None:
 
 
 @contextmanager
-def _one_line(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = str(error.filename or folder)
-        problem = MmfmtError(place, error.strerror or str(error), "nothing was published")
-        for note in getattr(error, "__notes__", ()):
-            problem.add_note(note)
-        raise problem from error
-
-
-@contextmanager
 def _prepared(staging: Staging, options: Options) -> Iterator[None]:
     """The staging folder, this run's alone; what has no finished shard goes when it fails."""
     above = (options.folder, *options.folder.parents)
@@ -155,12 +156,12 @@ def _prepared(staging: Staging, options: Options) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if options.part or staging.finished():
+            if staging.finished():
                 error.add_note(_how_to_resume(staging))
-                raise
-            shutil.rmtree(staging.folder)
-            for folder in created:
-                folder.rmdir()
+            elif not options.part:  # another part may be at work here
+                shutil.rmtree(staging.folder)
+                for folder in created:
+                    folder.rmdir()
             raise
 
 

@@ -4,7 +4,8 @@ import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import file_digest, sha256
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +13,7 @@ from mmfmt.convert.clone import clone, whole_blocks
 from mmfmt.convert.plan import Copy, Segment
 from mmfmt.convert.stream import Files, stream
 from mmfmt.local_file import LocalFile
-from mmfmt.repo import CHUNK
+from mmfmt.repo import CHUNK, Advance, silent
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -48,6 +49,22 @@ class Hash:
     def _wait(self) -> None:
         if self._pending:
             self._pending.result()
+
+
+def sha256_of(path: Path, advance: Advance = silent) -> str:
+    """The hash of a file in hex, none of which stays in the page cache.
+
+    `advance` is told of 0 bytes now and then, so that it can stop this.
+    """
+    with closing(LocalFile(path.name, path)) as file:
+        digest, buffer, size = sha256(), bytearray(CHUNK), path.stat().st_size
+        for start in range(0, size, CHUNK):
+            view = memoryview(buffer)[: size - start]
+            file.read_into(view, start)
+            digest.update(view)
+            file.forget(start, start + len(view))
+            advance(0)
+        return digest.hexdigest()
 
 
 class Output:
@@ -95,11 +112,10 @@ class Output:
             self.permuted += len(piece)
             yield len(piece)
 
-    def sha256(self) -> str | None:
+    def sha256(self, advance: Advance = silent) -> str | None:
         """The hash of the file in hex, for one that is hashed. Cloned bytes are read for it."""
         if self._hash and self.cloned:
-            with self._path.open("rb") as file:
-                return file_digest(file, "sha256").hexdigest()
+            return sha256_of(self._path, advance)
         return self._hash.hexdigest() if self._hash else None
 
     def _taken_over(self, segment: Copy, files: Files) -> Iterator[int]:

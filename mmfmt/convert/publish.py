@@ -6,10 +6,10 @@ Killed in between, any later run finishes them: each rename is either done or st
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import file_digest
 from pathlib import Path
 
 from mmfmt import __version__, manifest
+from mmfmt.convert.output import sha256_of
 from mmfmt.convert.shard_task import (
     ANEW,
     Written,
@@ -18,7 +18,7 @@ from mmfmt.convert.shard_task import (
     storage_at,
     write_atomically,
 )
-from mmfmt.convert.staging import Job, Staging
+from mmfmt.convert.staging import Job, Staging, one_line
 from mmfmt.convert.target import PushTarget
 from mmfmt.errors import MmfmtError
 from mmfmt.storage import Folder, Storage
@@ -45,7 +45,7 @@ def finish_staged(staging: Staging) -> str:
     if job is None:
         fix = "remove the folder, and convert again"
         raise MmfmtError(str(staging.folder), "holds no conversion that can be published", fix)
-    with staging.locked():
+    with one_line(staging.folder, "the same command goes on from there"), staging.locked():
         if not staging.marker.exists():
             return finish(staging, job)
         _resume(staging)
@@ -54,13 +54,25 @@ def finish_staged(staging: Staging) -> str:
 
 def _resume(staging: Staging) -> None:
     """Do what is left of the renames that a killed process began."""
-    names, retired = json.loads(staging.marker.read_text(encoding="utf-8"))
+    names, retired = _marked(staging)
     for old, new in _moves(staging, names, retired):
         moved_before = new.parent == staging.replaced and new.exists()
         if old.exists() and not moved_before:
             old.rename(new)
     fsync(staging.target)
     staging.remove()
+
+
+def _marked(staging: Staging) -> tuple[list[str], list[str]]:
+    """The files that come, and those that give way; MmfmtError where that cannot be read."""
+    try:
+        names, retired = json.loads(staging.marker.read_text(encoding="utf-8"))
+        if all(isinstance(name, str) for name in (*names, *retired)):
+            return names, retired
+    except (ValueError, TypeError):
+        pass
+    fix = f"move what is in {staging.replaced} back, remove {staging.folder} and convert again"
+    raise MmfmtError(str(staging.marker), "is damaged, publishing was interrupted", fix)
 
 
 def _complete(staging: Staging, job: Job) -> Mapping[str, Written]:
@@ -80,24 +92,24 @@ def _check_sources(job: Job, records: Mapping[str, Written]) -> None:
 
     Where the source is out of reach, the records are compared with each other only.
     """
-    storage = storage_at(job.source)
     known: dict[str, list[str | int]] = {}
     for record in records.values():
         for name, signature in record.signatures.items():
             if name not in known:
                 with suppress(MmfmtError):
-                    known[name] = signature_of(storage, name)
+                    known[name] = signature_of(storage_at(job.source), name)
             if known.setdefault(name, signature) != signature:
                 problem = f"changed after {record.name} was made from it"
-                raise MmfmtError(f"{storage.label}/{name}", problem, ANEW)
+                raise MmfmtError(f"{job.source}/{name}", problem, ANEW)
 
 
 def _place(staging: Staging, job: Job, records: Mapping[str, Written]) -> str:
-    names = (*_manifest(staging, job, records, Folder(staging.target)), *job.names)
+    names = (*_manifest(staging, job, records), *job.names)
     for name in names:
         fsync(staging.folder / name)
     _publish(staging, job, names)
-    staging.remove()
+    with suppress(KeyboardInterrupt):  # published is published: the next run removes the rest
+        staging.remove()
     return job.target
 
 
@@ -105,8 +117,7 @@ def _commit(staging: Staging, job: Job, records: Mapping[str, Written]) -> str:
     from mmfmt.upload import commit_sent
 
     assert job.push
-    target = PushTarget(job.push)
-    names = (*_manifest(staging, job, records, target), *job.files)
+    names = (*_manifest(staging, job, records), *job.files)
     sent = {name: (found.size, str(found.sha256)) for name, found in records.items()}
     files = {name: staging.folder / name for name in names}
     deletes = {*job.replaces} - {*job.names}
@@ -115,27 +126,28 @@ def _commit(staging: Staging, job: Job, records: Mapping[str, Written]) -> str:
     return url
 
 
-def _manifest(
-    staging: Staging, job: Job, records: Mapping[str, Written], target: Storage
-) -> Iterator[str]:
+def manifest_before(staging: Staging, job: Job) -> bytes:
+    """The SHA256SUMS of the target; MmfmtError for one that cannot be read."""
+    target: Storage = PushTarget(job.push) if job.push else Folder(staging.target)
+    there = manifest.NAME in target.sizes
+    content = target.read(manifest.NAME, 0, manifest.MAX_BYTES + 1) if there else b""
+    manifest.parse(content)
+    return content
+
+
+def _manifest(staging: Staging, job: Job, records: Mapping[str, Written]) -> Iterator[str]:
     """Stage SHA256SUMS; yields its name if there is anything to say in it."""
-    name = manifest.NAME
-    before = target.read(name, 0, manifest.MAX_BYTES + 1) if name in target.sizes else b""
+    name, before = manifest.NAME, manifest_before(staging, job)
     made: dict[str, str] = {}
     if job.hashed:
         made = {shard: found.sha256 or "" for shard, found in records.items()}
         unknown = (*job.files, *(shard for shard, digest in made.items() if not digest))
-        made |= {file: _sha256(staging.folder / file) for file in unknown}
+        made |= {file: sha256_of(staging.folder / file) for file in unknown}
     comment = f"{__version__}, plan {job.identity}"
     text = manifest.manifest(before, (*job.replaces, *job.names), made, comment)
     if text:
         write_atomically(staging.folder / name, text)
         yield name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _publish(staging: Staging, job: Job, names: Sequence[str]) -> None:
@@ -148,17 +160,21 @@ def _publish(staging: Staging, job: Job, names: Sequence[str]) -> None:
         raise MmfmtError(str(staging.target / appeared[0]), problem, "use --force to replace it")
     staging.replaced.mkdir(exist_ok=True)
     write_atomically(staging.marker, json.dumps([names, retired]))
-    done: list[Move] = []
     try:
         for old, new in _moves(staging, names, retired):
             old.rename(new)
-            done.append((old, new))
         fsync(staging.target)
     except BaseException:
-        for old, new in reversed(done):
-            new.rename(old)
-        staging.marker.unlink()
+        _undo(staging, names, retired)
         raise
+
+
+def _undo(staging: Staging, names: Sequence[str], retired: Sequence[str]) -> None:
+    """Take renames back, as the folders show them: interrupted, one may be done unnoticed."""
+    for old, new in reversed([*_moves(staging, names, retired)]):
+        if not old.exists():
+            new.rename(old)
+    staging.marker.unlink()
 
 
 def _moves(staging: Staging, names: Sequence[str], retired: Sequence[str]) -> Iterator[Move]:

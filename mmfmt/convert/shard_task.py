@@ -2,29 +2,35 @@
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import UnionType
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 
-from mmfmt.convert.output import Output
+from mmfmt.convert.output import Output, sha256_of
 from mmfmt.convert.plan import PlannedShard, SourceFile
 from mmfmt.convert.stream import Files, opened, stream
 from mmfmt.errors import MmfmtError
 from mmfmt.header import Header, encode_header, read_header
 from mmfmt.hub import SCHEME
 from mmfmt.open import open_any
-from mmfmt.repo import CHUNK, Advance
+from mmfmt.repo import Advance, silent
 from mmfmt.storage import Folder, Storage
 
 _UNFINISHED = ".part"
 ANEW = "start the same command again: what changed is converted anew"
 
+
+Kind = type | UnionType
+# of Written's fields, in their order
+_TEXT: Kind = str | None
+_KINDS: tuple[Kind, ...] = (str, int, _TEXT, int, int, int, dict, _TEXT, bool, list)
 
 Signatures = Mapping[str, list[str | int]]
 """What tells whether source files were written to, by name: OpenFile.signature."""
@@ -78,10 +84,6 @@ class Written:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
-def silent(_: int) -> None:
-    """An Advance that tells nobody."""
-
-
 def settle(task: ShardTask, advance: Advance = silent) -> Written:
     """The shard, written unless an earlier run did and its bytes are what they have to be.
 
@@ -93,10 +95,10 @@ def settle(task: ShardTask, advance: Advance = silent) -> Written:
         _check_source(storage, file)
     try:
         found = read_record(task.record)
-        fault = _fault(task, found, storage, advance) if found else ""
+        fault, now = _fault(task, found, storage, advance) if found else ("", {})
         if found and not fault:
             advance(task.shard.data_bytes)
-            return replace(found, reused=True, signatures=_current(task, storage))
+            return _keep(task, found, now)
         written = _write(task, storage, advance)
     except OSError as error:
         place = str(error.filename or task.path)
@@ -104,12 +106,27 @@ def settle(task: ShardTask, advance: Advance = silent) -> Written:
     return replace(written, notes=(fault,)) if fault else written
 
 
+def _keep(task: ShardTask, found: Written, now: Signatures) -> Written:
+    """A shard of an earlier run; on record is the state of the source that it was compared with."""
+    kept = replace(found, signatures=now)
+    if kept != found:
+        write_atomically(task.record, json.dumps(asdict(kept)))
+    return replace(kept, reused=True)
+
+
 def read_record(path: Path) -> Written | None:
     """What is written of a shard; None where nothing is, or nothing that can be read."""
     try:
-        return Written(**json.loads(path.read_text(encoding="utf-8")))
+        found = Written(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+    whole = fits(found, _KINDS) and all(isinstance(s, list) for s in found.signatures.values())
+    return found if whole else None
+
+
+def fits(found: object, kinds: Iterable[Kind]) -> bool:
+    """Whether the fields of a dataclass that was read from JSON are of these kinds."""
+    return all(isinstance(v, kind) for v, kind in zip(vars(found).values(), kinds, strict=True))
 
 
 def storage_at(address: str) -> Storage:
@@ -120,10 +137,6 @@ def storage_at(address: str) -> Storage:
 @cache
 def _at_commit(address: str) -> Storage:
     return open_any(address).storage
-
-
-def _current(task: ShardTask, storage: Storage) -> Signatures:
-    return {name: signature_of(storage, name) for name in task.shard.sources}
 
 
 def _check_source(storage: Storage, file: SourceFile) -> None:
@@ -144,36 +157,32 @@ def _signatures(files: Files) -> Signatures:
     return {name: list(file.signature) for name, file in files.items()}
 
 
-def _fault(task: ShardTask, found: Written, storage: Storage, advance: Advance) -> str:
+def _fault(
+    task: ShardTask, found: Written, storage: Storage, advance: Advance
+) -> tuple[str, Signatures]:
     """Why a shard that an earlier run finished cannot be taken; empty if it can.
+
+    And the signatures of the source files that it was compared with.
 
     Neither names nor times are trusted: its bytes have the hash on record, and so has what the
     source gives, where that was written to.
     """
     if found.sha256 is None or found.pushed != task.push:
-        return f"{found.name}: was not hashed, or not pushed there: it is written anew"
-    if not found.pushed and sha256_of(task.path, found.size, advance) != found.sha256:
-        return f"{found.name}: is not as an earlier run left it: it is written anew"
+        return f"{found.name}: was not hashed, or not pushed there: it is written anew", {}
+    if not found.pushed and not _is_as_recorded(task.path, found, advance):
+        return f"{found.name}: is not as an earlier run left it: it is written anew", {}
     with opened(storage, task.shard.segments()) as files:
-        unchanged = _signatures(files) == found.signatures
+        now = _signatures(files)
+        unchanged = now == found.signatures
         if unchanged or (not task.push and _sha256_of_source(task, files, advance) == found.sha256):
-            return ""
+            return "", now
     changed = ", ".join(found.signatures)
-    return f"{changed}: changed since an earlier run: {found.name} is written anew"
+    return f"{changed}: changed since an earlier run: {found.name} is written anew", now
 
 
-def sha256_of(path: Path, size: int, advance: Advance) -> str | None:
-    """The hash of a file of `size` bytes; None if it has another size or is not there."""
-    digest = sha256()
-    with suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
-        if path.stat().st_size != size:
-            return None
-        buffer = memoryview(bytearray(CHUNK))
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            advance(0)
-        return digest.hexdigest()
-    return None
+def _is_as_recorded(path: Path, found: Written, advance: Advance) -> bool:
+    whole = path.is_file() and path.stat().st_size == found.size
+    return whole and sha256_of(path, advance) == found.sha256
 
 
 def _sha256_of_source(task: ShardTask, files: Files, advance: Advance) -> str:
@@ -216,7 +225,7 @@ def _fill(part: Path, task: ShardTask, storage: Storage, advance: Advance) -> Wr
             name = next(name for name in now if now[name] != before[name])
             raise MmfmtError(f"{storage.label}/{name}", "changed while it was read", ANEW)
         done = output.cloned, output.copied, output.permuted
-        return Written(shard.name, part.stat().st_size, output.sha256(), *done, before)
+        return Written(shard.name, part.stat().st_size, output.sha256(advance), *done, before)
 
 
 def _check_shard(path: Path, header: Header) -> None:

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shard_task import (
+    Kind,
     Written,
+    fits,
     read_record,
     unfinished,
     write_atomically,
@@ -59,6 +61,10 @@ class Job:
         return (*self.shards, *self.files)
 
 
+# of Job's fields, in their order
+_KINDS: tuple[Kind, ...] = (str, str, str, str, dict, tuple, tuple, bool, bool, str | None)
+
+
 @dataclass(frozen=True)
 class Staging:
     """A staging folder; its parent is where the files are published, unless they are pushed."""
@@ -81,9 +87,11 @@ class Staging:
         """The job on record; None where there is none that can be read."""
         try:
             body = json.loads((self.folder / _JOB).read_text(encoding="utf-8"))
-            return Job(**body | {key: tuple(body[key]) for key in ("files", "replaces")})
+            job = Job(**body | {key: tuple(body[key]) for key in ("files", "replaces")})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+        names = (*job.files, *job.replaces)
+        return job if fits(job, _KINDS) and all(isinstance(name, str) for name in names) else None
 
     def write_job(self, job: Job) -> None:
         """Put the job on record; on a file system that cannot rename, this is the first to fail."""
@@ -120,6 +128,19 @@ class Staging:
         gone = self.folder.with_name(f"{_GONE}{self.folder.name.removeprefix(PREFIX)}")
         self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def one_line(folder: Path, fix: str = "nothing was published") -> Iterator[None]:
+    """Errors of the file system as MmfmtError."""
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or folder)
+        problem = MmfmtError(place, error.strerror or str(error), fix)
+        for note in getattr(error, "__notes__", ()):
+            problem.add_note(note)
+        raise problem from error
 
 
 def staging_of(plan: Plan, target: Path) -> Staging:

@@ -13,7 +13,7 @@ from mmfmt.convert.tensors import Layout, Transfer
 from mmfmt.model import Key, Model, kv_cache_faults, presence_faults
 from mmfmt.quantization import module_faults, packing_of
 from mmfmt.reader import Reader, reader, reader_labels, recorded_or_vllm
-from mmfmt.repo import Advance
+from mmfmt.repo import Advance, silent
 
 Twins = tuple[Parameter, Parameter]
 """A parameter of the HF layout, and the same one of the consolidated layout."""
@@ -52,7 +52,7 @@ class Pair:
         fault = self._fault(twins, self.reader, advance)
         others = (label for label in reader_labels() if label != self.reader.label)
         for label in others if fault else ():
-            if not self._fault(twins, reader(label), _silent):
+            if not self._fault(twins, reader(label), silent):
                 return f"has its rows in the order of the reader {label!r}"
         return fault
 
@@ -107,10 +107,6 @@ def canonical(model: Model, module: Module) -> Mapping[str, str]:
     """compressed-tensors' name of each parameter of a module, by the suffix it is stored under."""
     scheme = model.scheme_of_quantized(module)
     return {s: scheme.canonical(s) if scheme else s for s in module.parameters}
-
-
-def _silent(_: int) -> None:
-    """An Advance that tells nobody."""
 
 
 def _differing(

@@ -11,9 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Measured, run_measured
-from benchmarks.synthetic import MEDIUM_TEXT, MEDIUM_VISION, config, write_repo
-
-TOKENIZER = Path("examples/tinystral-base")
+from benchmarks.synthetic import MEDIUM_TEXT, MEDIUM_VISION, TOKENIZER, config, write_repo
 
 
 def main() -> None:
@@ -23,7 +21,7 @@ def main() -> None:
         write_repo(repo, config(MEDIUM_TEXT, MEDIUM_VISION), shard_bytes=5_000_000_000)
         apparent = sum(path.stat().st_size for path in repo.iterdir())
         print(f"{apparent / 1e9:.1f} GB apparent in {len(list(repo.glob('*.safetensors')))} shards")
-        shutil.copy(TOKENIZER / "tekken.json", repo)
+        shutil.copy(TOKENIZER, repo)
         command = [sys.executable, "-m", "mmfmt", "convert", "hf-to-consolidated", str(repo)]
         runs = [run_measured([*command, "--dry-run"]) for _ in range(3)]
         start = [run_measured([sys.executable, "-m", "mmfmt", "--version"]) for _ in range(3)]

@@ -38,6 +38,42 @@ MEDIUM_VISION = {
     **{"hidden_size": 1664, "num_hidden_layers": 48, "num_attention_heads": 16},
     **{"intermediate_size": 8192, "image_size": 1540, "patch_size": 14, "num_channels": 3},
 }
+# of which a layer is 200 MB in W4A16, and 30 MB
+LARGE_TEXT = {
+    **{"hidden_size": 5120, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    **{"intermediate_size": 20480, "vocab_size": 32768, "max_position_embeddings": 32768},
+}
+SMALL_TEXT = LARGE_TEXT | {
+    **{"hidden_size": 2048, "num_attention_heads": 16, "intermediate_size": 8192},
+    "vocab_size": 8192,
+}
+LARGE_VISION = MEDIUM_VISION | {"num_hidden_layers": 4}
+SMALL_VISION = LARGE_VISION | {
+    **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2},
+}
+TOKENIZER = Path("examples/tinystral-base/tekken.json")
+
+
+def make(source: Path, gigabytes: float) -> Path:
+    """A W4A16 repo of about this size, with random bytes for weights."""
+    shard_bytes = round(min(1e9, gigabytes * 1e9 / 4))
+    write_repo(source, sized(gigabytes), shard_bytes, fill=os.urandom(1 << 24))
+    shutil.copy(TOKENIZER, source)
+    size = sum(path.stat().st_size for path in source.iterdir())
+    print(f"{size / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} shards", flush=True)
+    return source
+
+
+def sized(gigabytes: float) -> dict[str, Any]:
+    """config.json of a W4A16 model of about this size, by its number of layers."""
+    text, vision = (LARGE_TEXT, LARGE_VISION) if gigabytes > 2 else (SMALL_TEXT, SMALL_VISION)
+    one, two = (_bytes(config(text | {"num_hidden_layers": n}, vision)) for n in (1, 2))
+    layers = 1 + max(0, round((gigabytes * 1e9 - one) / (two - one)))
+    return config(text | {"num_hidden_layers": layers}, vision)
+
+
+def _bytes(body: dict[str, Any]) -> int:
+    return sum(nbytes(dtype, shape) or 0 for _, dtype, shape in tensors(body))
 
 
 def config(text: dict[str, Any], vision: dict[str, Any]) -> dict[str, Any]:

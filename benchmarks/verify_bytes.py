@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.convert_vs_cp import make
 from benchmarks.measure import Measured, drop_caches, run_measured
+from benchmarks.synthetic import make
 
 
 def main() -> None:

@@ -13,13 +13,21 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Measured, run_measured
-from benchmarks.synthetic import MEDIUM_TEXT, MEDIUM_VISION, config, write_repo, write_sparse
+from benchmarks.synthetic import (
+    MEDIUM_TEXT,
+    MEDIUM_VISION,
+    TOKENIZER,
+    config,
+    write_repo,
+    write_sparse,
+)
 from mmfmt.convert.consolidated import Request, plan_consolidated
 from mmfmt.reader import reader
 from mmfmt.repo import open_repo
+from mmfmt.storage import Folder
 from mmfmt.verify.rules import registered_rules
 
-EXAMPLE, TOKENIZER = Path("examples/tinystral-w4a16"), Path("examples/tinystral-base/tekken.json")
+EXAMPLE = Path("examples/tinystral-w4a16")
 # of a tokenizer and processor that do not fit the model's sizes, and of weights that are holes
 OTHERS = ("README.md", "processor_config.json", "generation_config.json", "chat_template.jinja")
 
@@ -45,7 +53,7 @@ def _make(repo: Path) -> Path:
     for name in OTHERS:
         if (EXAMPLE / name).exists():
             shutil.copy(EXAMPLE / name, repo)
-    write_sparse(plan_consolidated(Request(open_repo(repo), repo, reader("vllm"))))
+    write_sparse(plan_consolidated(Request(open_repo(repo), Folder(repo), reader("vllm"))))
     return repo
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install everything the tests need into .venv, then lint, check types, test.
 #   tests/run.sh            unit and property tests
-#   tests/run.sh --engine   fifty times as many hostile repos, and the suites that serve
+#   tests/run.sh --engine   fifteen times as many hostile repos, and the suites that serve
 #                           checkpoints in vLLM and verify what llm-compressor and AutoRound
 #                           export (venvs of their own)
 set -euo pipefail
@@ -25,7 +25,7 @@ suites() {
 bash tests/hook_torchvision.sh .venv/bin/python
 
 if [ "${1:-}" = --engine ]; then
-  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-100000}
+  export MMFMT_FUZZ_CASES=${MMFMT_FUZZ_CASES:-30000}
   # downloads, and one process at a time: beside the tests
   log=$(mktemp)
   suites >"$log" 2>&1 &

@@ -1,6 +1,7 @@
 """Where a repo's files lie: names, sizes and byte ranges. Knows no formats."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,9 +116,14 @@ def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
         for name in files:
             path = Path(place, name)
-            there = path.is_file()
-            if there or path.is_symlink():  # a link to nowhere fails where it is read
-                yield path.relative_to(folder).as_posix(), path.stat().st_size if there else 0
+            try:
+                found = path.stat()
+            except OSError:  # gone meanwhile; a link to nowhere fails where it is read
+                if path.is_symlink():
+                    yield path.relative_to(folder).as_posix(), 0
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield path.relative_to(folder).as_posix(), found.st_size
 
 
 def _stays_inside(folder: Path, path: Path) -> bool:

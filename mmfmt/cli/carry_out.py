@@ -64,10 +64,13 @@ def carry_out(
 def finalize_in(folder: Path, quiet: bool) -> None:
     """Publish the one conversion that is staged in a folder; MmfmtError if there is not one."""
     from mmfmt.convert.publish import finish_staged
-    from mmfmt.convert.staging import stagings
+    from mmfmt.convert.staging import stagings, was_published
 
     console = console_for(stderr=True, quiet=quiet)
-    found = stagings(folder)
+    published, found = was_published(folder), stagings(folder)
+    if published and not found:
+        console.print(f"published before: {folder}")
+        return
     if len(found) != 1:
         staged = ", ".join(str(staging.folder) for staging in found) or "nothing"
         fix = "run every part first" if not found else "remove those that are not wanted"

@@ -100,7 +100,8 @@ def _other_runs(staging: Staging, options: Options) -> Iterator[str]:
     for other in stagings(options.folder):
         if other == staging:
             continue
-        if not options.force or options.part:
+        # a marker: files that are nowhere else may lie there
+        if not options.force or options.part or other.marker.exists():
             yield f"{other.folder} is of another source or other options: --force removes it"
             continue
         with suppress(MmfmtError), other.locked():  # someone may be at work there

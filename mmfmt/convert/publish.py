@@ -18,7 +18,7 @@ from mmfmt.convert.shard_task import (
     storage_at,
     write_atomically,
 )
-from mmfmt.convert.staging import Job, Staging, one_line
+from mmfmt.convert.staging import Job, Staging, is_plain, one_line
 from mmfmt.convert.target import PushTarget
 from mmfmt.errors import MmfmtError
 from mmfmt.storage import Folder, Storage
@@ -67,7 +67,7 @@ def _marked(staging: Staging) -> tuple[list[str], list[str]]:
     """The files that come, and those that give way; MmfmtError where that cannot be read."""
     try:
         names, retired = json.loads(staging.marker.read_text(encoding="utf-8"))
-        if all(isinstance(name, str) for name in (*names, *retired)):
+        if all(map(is_plain, (*names, *retired))):
             return names, retired
     except (ValueError, TypeError):
         pass

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mmfmt.convert.plan import Plan
 from mmfmt.convert.shard_task import (
@@ -90,8 +90,8 @@ class Staging:
             job = Job(**body | {key: tuple(body[key]) for key in ("files", "replaces")})
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        names = (*job.files, *job.replaces)
-        return job if fits(job, _KINDS) and all(isinstance(name, str) for name in names) else None
+        fitting = fits(job, _KINDS) and all(map(is_plain, (*job.names, *job.replaces)))
+        return job if fitting else None
 
     def write_job(self, job: Job) -> None:
         """Put the job on record; on a file system that cannot rename, this is the first to fail."""
@@ -146,6 +146,16 @@ def one_line(folder: Path, fix: str = "nothing was published") -> Iterator[None]
 def staging_of(plan: Plan, target: Path) -> Staging:
     """The folder of a plan, the same whenever it is carried out."""
     return Staging(target / f"{PREFIX}{plan.identity[:_DIGITS]}")
+
+
+def is_plain(name: object) -> bool:
+    """Whether a name on record is that of a file in the folder itself: a repo may be hostile."""
+    return isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+
+
+def was_published(target: Path) -> bool:
+    """Whether a run was killed after it had published, while it cleared up."""
+    return any(target.glob(f"{_GONE}*"))
 
 
 def stagings(target: Path) -> list[Staging]:

@@ -321,7 +321,7 @@ FINDINGS = st.builds(
 
 @given(st.lists(FINDINGS, max_size=6))
 def test_any_text_keeps_every_format_valid(folder: Path, findings: list[Finding]) -> None:
-    judged = verdict(folder, *findings, select=("MMF1",))
+    judged = verdict(folder, *findings, select=("MMF1",), level="bytes")
     texts = {name: written(name, judged) for name in FORMATS}
     for text in texts.values():
         text.encode()

@@ -1,11 +1,9 @@
 """Bad input, full disks and interrupts: one clear line, and nothing left behind."""
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from mmfmt.repo import open_repo
 from mmfmt.storage import Folder
 from tests import builders
 from tests.conftest import Outcome, Run
+from tests.processes import mounted
 
 ROOT = builders.ROOT
 Damage = Callable[[Path], None]
@@ -441,21 +440,6 @@ def test_existing_output(tmp_path: Path, to_consolidated: Run, folder: Path, nam
     assert f"holds {name} already" in error
     assert "--force" in error
     assert contents(target) == {name: b"older"}
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A file system of its own on a folder; skips where mounting is not allowed."""
-    if os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount a file system")
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *options, folder], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("inside", [".", "new/folder"])

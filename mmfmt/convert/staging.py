@@ -150,7 +150,8 @@ def staging_of(plan: Plan, target: Path) -> Staging:
 
 def is_plain(name: object) -> bool:
     """Whether a name on record is that of a file in the folder itself: a repo may be hostile."""
-    return isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+    plain = isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
+    return plain and name != ".."
 
 
 def was_published(target: Path) -> bool:

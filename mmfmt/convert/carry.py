@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmfmt.arrays import Packing
 from mmfmt.checkpoint import Module, Parameter
 from mmfmt.errors import MmfmtError
 from mmfmt.layout import Symbols
 from mmfmt.quantization import Scheme, packing_of
 from mmfmt.quantization.scheme import PADDED, suffix_columns
 from mmfmt.schemas import table
+
+if TYPE_CHECKING:
+    from mmfmt.arrays import Packing
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RowAction:
     kind: str
     axis: int = 0
     bits: int = 0
-    packing: Packing = "dense"
+    packing: "Packing" = "dense"
 
 
 NONE = RowAction("none")

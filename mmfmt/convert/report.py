@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
 
 from mmfmt.convert.plan import ACTIONS, Plan
 from mmfmt.sizes import format_bytes
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from mmfmt.convert.execute import Done, Options, Watch
 
 # how the bytes of a shard came about, as Written counts them
@@ -34,6 +27,8 @@ _INTERVAL = 10.0
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Per shard, what becomes of its tensors; then the small files."""
+    from rich.table import Table
+
     columns = ("shard", *ACTIONS, "size")
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
@@ -113,7 +108,16 @@ def progress(total: int, console: Console) -> Iterator["Watch"]:
         yield Watch(plain.advance, plain.begin)
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Console) -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     return Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console)
 

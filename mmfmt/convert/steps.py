@@ -1,16 +1,14 @@
-"""What a conversion does to bytes: small steps on arrays, numpy only.
+"""What a conversion does to bytes: small steps on numpy's arrays.
 
 Steps act on a batch of equal blocks, an array [batch, *block shape]; their axes count the
-dimensions of a block.
+dimensions of a block. To plan with them needs no numpy, whose import takes long.
 """
 
 from dataclasses import dataclass
-from math import log
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from mmfmt.arrays import Array, Packing, pack, unpack
+if TYPE_CHECKING:
+    from mmfmt.arrays import Array, Packing
 
 Order = Literal["hf", "native"]
 
@@ -28,7 +26,7 @@ class Reorder:
     to: Order
     step: Literal["reorder"] = "reorder"
 
-    def __call__(self, blocks: Array) -> Array:
+    def __call__(self, blocks: "Array") -> "Array":
         at, shape = self.axis + 1, blocks.shape
         half = shape[at] // self.heads // 2
         split = (self.heads, 2, half) if self.to == "native" else (self.heads, half, 2)
@@ -43,10 +41,12 @@ class Unpack:
     axis: int
     bits: int
     count: int
-    packing: Packing
+    packing: "Packing"
     step: Literal["unpack"] = "unpack"
 
-    def __call__(self, words: Array) -> Array:
+    def __call__(self, words: "Array") -> "Array":
+        from mmfmt.arrays import unpack
+
         return unpack(words, self.axis + 1, self.bits, self.count, self.packing)
 
 
@@ -56,10 +56,12 @@ class Pack:
 
     axis: int
     bits: int
-    packing: Packing
+    packing: "Packing"
     step: Literal["pack"] = "pack"
 
-    def __call__(self, values: Array) -> Array:
+    def __call__(self, values: "Array") -> "Array":
+        from mmfmt.arrays import pack
+
         return pack(values, self.axis + 1, self.bits, self.packing)
 
 
@@ -69,24 +71,9 @@ class Reciprocal:
 
     step: Literal["reciprocal"] = "reciprocal"
 
-    def __call__(self, values: Array) -> Array:
-        return np.float32(1.0) / values
+    def __call__(self, values: "Array") -> "Array":
+        reciprocals: Array = 1.0 / values
+        return reciprocals
 
 
 Step = Reorder | Unpack | Pack | Reciprocal
-
-
-def sinusoids(rows: int, columns: int, dtype: str) -> Array:
-    """Whisper's positions (modeling_whisper, sinusoids): sines, then cosines, [rows, columns].
-
-    Computed in single precision, as transformers does, then rounded to F32, F16 or BF16.
-    """
-    step = log(10_000.0) / (columns // 2 - 1)
-    scales = np.exp(-step * np.arange(columns // 2, dtype=np.float32))
-    angles = np.arange(rows, dtype=np.float32)[:, None] * scales
-    values: Array = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    if dtype == "BF16":
-        bits: Array = values.view(np.uint32)
-        # round half to even
-        values = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
-    return values.astype("<f2") if dtype == "F16" else values

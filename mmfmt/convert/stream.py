@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mmfmt.arrays import Array
 from mmfmt.convert.plan import Blocks, Copy, Segment, Sinusoids
-from mmfmt.convert.steps import sinusoids
 from mmfmt.repo import CHUNK
 from mmfmt.storage import OpenFile, Range, Storage
+
+if TYPE_CHECKING:
+    from mmfmt.arrays import Array
 
 # less where steps unpack words: a byte for every bit
 BLOCKS_CHUNK = 2 << 20
@@ -52,7 +52,7 @@ def source_bytes(segment: Copy | Blocks) -> int:
 
 
 def _block_bytes(segment: Blocks) -> int:
-    return prod(segment.shape) * np.dtype(segment.dtype).itemsize
+    return prod(segment.shape) * int(segment.dtype[-1])  # as in "<i4"
 
 
 def stream(segment: Segment, files: Files) -> Iterator[memoryview]:
@@ -63,6 +63,8 @@ def stream(segment: Segment, files: Files) -> Iterator[memoryview]:
     """
     match segment:
         case Sinusoids():
+            from mmfmt.convert.sinusoids import sinusoids
+
             yield _bytes(sinusoids(segment.rows, segment.columns, segment.dtype))
         case Copy():
             yield from _copied(segment, files[segment.source])
@@ -81,6 +83,8 @@ def _copied(segment: Copy, file: OpenFile) -> Iterator[memoryview]:
 
 def _made(segment: Blocks, file: OpenFile) -> Iterator[memoryview]:
     """A few blocks at a time through the steps."""
+    import numpy as np
+
     block_bytes = _block_bytes(segment)
     batch = min(segment.count, max(1, BLOCKS_CHUNK // block_bytes))
     for first in range(0, segment.count, batch):
@@ -94,5 +98,7 @@ def _made(segment: Blocks, file: OpenFile) -> Iterator[memoryview]:
         yield _bytes(blocks)
 
 
-def _bytes(array: Array) -> memoryview:
+def _bytes(array: "Array") -> memoryview:
+    import numpy as np
+
     return np.ascontiguousarray(array).data.cast("B")

@@ -292,7 +292,7 @@ BAD = {
     "gptq without bits": (quantized(quant_method="gptq"), ["bits: None is not supported in gptq"]),
     "config group is null": (
         quantized(config_groups={"group_0": None}),
-        ["quantization_config.config_groups.group_0: None is not of type 'object'"],
+        ['quantization_config.config_groups.group_0: null is not of type "object"'],
     ),
     "quantized without a config": (
         then(quantized(), config(quantization_config=None)),

@@ -135,13 +135,13 @@ def test_a_repo_that_silences_the_gate_is_said_in_every_format(
     [
         ("ignored = []", "mmfmt.toml: Additional properties are not allowed ('ignored' was"),
         ('ignore = ["MMF999"]', "mmfmt.toml: ignore: no rule is called 'MMF999'"),
-        ('ignore = "MMF1"', "mmfmt.toml: ignore: 'MMF1' is not of type 'array'"),
-        ('level = "all"', "mmfmt.toml: level: 'all' is not one of"),
-        ("strict = 1", "mmfmt.toml: strict: 1 is not of type 'boolean'"),
+        ('ignore = "MMF1"', 'mmfmt.toml: ignore: "MMF1" is not of type "array"'),
+        ('level = "all"', 'mmfmt.toml: level: "all" is not one of'),
+        ("strict = 1", 'mmfmt.toml: strict: 1 is not of type "boolean"'),
         ("level = ", "mmfmt.toml: is not valid TOML"),
         ("x = " + "[" * 5000, "mmfmt.toml: is not valid TOML"),
         ("# " + "x" * (1 << 20), "mmfmt.toml: is larger than a megabyte"),
-        ('[[expected]]\nrule = "MMF105"\npath = "x"', "'reason' is a required property"),
+        ('[[expected]]\nrule = "MMF105"\npath = "x"', '"reason" is a required property'),
         (
             '[[expected]]\nrule = "MMF1"\npath = "x"\nreason = "y"',
             "mmfmt.toml: expected[0].rule: 'MMF1' is not one rule",
@@ -160,7 +160,7 @@ def test_bad_bytes_are_an_error(verify: Run, repo: Path) -> None:
     assert "mmfmt.toml: is not valid TOML" in verify(repo).error
     (repo / "mmfmt.toml").unlink()
     (repo / "pyproject.toml").write_text("[tool]\nmmfmt = 3\n")
-    assert "pyproject.toml: tool.mmfmt: 3 is not of type 'object'" in verify(repo).error
+    assert 'pyproject.toml: tool.mmfmt: 3 is not of type "object"' in verify(repo).error
 
 
 EXPECTED = """

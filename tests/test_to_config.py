@@ -384,7 +384,7 @@ LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_he
             {"moe": {"num_experts": 4, "num_experts_per_tok": 2, "num_shared_experts": 1}},
             "moe.num_shared_experts: 1 cannot be carried: mixtral",
         ),
-        ({"moe": {"num_experts": 4}}, "moe: 'num_experts_per_tok' is a required property"),
+        ({"moe": {"num_experts": 4}}, 'moe: "num_experts_per_tok" is a required property'),
     ],
 )
 def test_params_that_config_cannot_say(changes: Json, place: str) -> None:
@@ -452,7 +452,7 @@ def test_latent_attention_needs_all_its_sizes(field: str) -> None:
     """One that is missing, or null, is named."""
     latent = FAMILIES["mistral3, latent"]
     for params in ({k: v for k, v in latent.items() if k != field}, {**latent, field: None}):
-        assert f"'{field}' is a required property" in refusal(params)
+        assert f'"{field}" is a required property' in refusal(params)
 
 
 def test_a_partial_params_file_is_refused() -> None:

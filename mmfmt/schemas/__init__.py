@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema_rs import ValidationError, Validator, validator_for
 
 from mmfmt.errors import MmfmtError
 
@@ -28,12 +28,17 @@ def json_schema(name: str) -> dict[str, Any]:
 
 
 @cache
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json_schema(schema))
+def _validator(schema: str) -> Validator:
+    return validator_for(json_schema(schema))
 
 
 def validate(body: Mapping[str, Any], schema: str, place: str) -> None:
     """Check a JSON body against a schema; MmfmtError with the JSON path of the first fault."""
-    if error := min(_validator(schema).iter_errors(body), key=lambda e: e.json_path, default=None):
-        path = error.json_path.removeprefix("$").removeprefix(".")
+    if error := min(_validator(schema).iter_errors(body), key=_path, default=None):
+        path = _path(error)
         raise MmfmtError(f"{place}: {path}" if path else place, error.message)
+
+
+def _path(error: ValidationError) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+    return "".join(parts).removeprefix(".")

@@ -23,7 +23,10 @@ class Measured:
 def run_measured(command: Sequence[str], findings: bool = False) -> Measured:
     """Run a command to its end; CalledProcessError if it fails (1 is fine with `findings`)."""
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), *command]
-    with subprocess.Popen(launcher, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # whoever installed it has it compiled
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(launcher, stdout=pipe, stderr=pipe, env=env) as process:
         try:
             report, said = process.communicate()
         finally:

@@ -75,7 +75,6 @@ class Output:
     """
 
     def __init__(self, path: Path, hashed: bool) -> None:
-        self._path = path
         self._file = path.open("wb", buffering=0)
         self._hash = Hash() if hashed else None
         self._clones = self._kernel_copies = True
@@ -97,7 +96,7 @@ class Output:
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, which must stay as they are until the next call."""
         view = memoryview(data).cast("B")
-        if self._hash and not self.cloned:
+        if self._hash:
             self._hash.update(view)
         while view:  # the kernel may take less than it was given
             view = view[self._file.write(view) :]
@@ -112,10 +111,8 @@ class Output:
             self.permuted += len(piece)
             yield len(piece)
 
-    def sha256(self, advance: Advance = silent) -> str | None:
-        """The hash of the file in hex, for one that is hashed. Cloned bytes are read for it."""
-        if self._hash and self.cloned:
-            return sha256_of(self._path, advance)
+    def sha256(self) -> str | None:
+        """The hash in hex of what was appended, for a file that is hashed."""
         return self._hash.hexdigest() if self._hash else None
 
     def _taken_over(self, segment: Copy, files: Files) -> Iterator[int]:
@@ -125,7 +122,7 @@ class Output:
         if self._clones and start < stop and isinstance(source, LocalFile):
             yield from self._copied(_part(segment, 0, start), files)
             if self._cloned(_part(segment, start, stop), source):
-                yield stop - start
+                yield from self._hashed(_part(segment, start, stop), source)
                 start = stop
             segment = _part(segment, start, segment.length)
         yield from self._copied(segment, files)
@@ -139,6 +136,17 @@ class Output:
             self._file.seek(part.length, os.SEEK_CUR)
             self.cloned += part.length
         return self._clones
+
+    def _hashed(self, part: Copy, source: LocalFile) -> Iterator[int]:
+        """Read cloned bytes for the hash: in the source, as memory may hold them already."""
+        if not self._hash:
+            yield part.length
+            return
+        for start in range(0, part.length, CHUNK):
+            count = min(CHUNK, part.length - start)
+            self._hash.read(source, part.offset + start, count)
+            source.forget(part.offset + start, part.offset + start + count)
+            yield count
 
     def _copied(self, part: Copy, files: Files) -> Iterator[int]:
         source = files[part.source]
@@ -159,7 +167,7 @@ class Output:
             count = self._kernel_copy(source.descriptor, start, min(CHUNK, stop - start))
             if not count:
                 return
-            if self._hash and not self.cloned:
+            if self._hash:
                 self._hash.read(source, start, count)
             source.forget(start, start + count)
             start += count

@@ -225,7 +225,7 @@ def _fill(part: Path, task: ShardTask, storage: Storage, advance: Advance) -> Wr
             name = next(name for name in now if now[name] != before[name])
             raise MmfmtError(f"{storage.label}/{name}", "changed while it was read", ANEW)
         done = output.cloned, output.copied, output.permuted
-        return Written(shard.name, part.stat().st_size, output.sha256(advance), *done, before)
+        return Written(shard.name, part.stat().st_size, output.sha256(), *done, before)
 
 
 def _check_shard(path: Path, header: Header) -> None:

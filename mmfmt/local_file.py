@@ -44,11 +44,16 @@ class LocalFile:
 
     def forget(self, start: int, stop: int) -> None:
         """Drop these bytes from the page cache: a shard read once crowds out what is in use."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+        release(self._descriptor, start, stop)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def _unreadable(self, error: OSError) -> MmfmtError:
         return MmfmtError(self._name, f"cannot be read: {error.strerror}")
+
+
+def release(descriptor: int, start: int, stop: int) -> None:
+    """Drop bytes from the page cache, or begin to write those that are not on the disk yet."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)

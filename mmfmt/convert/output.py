@@ -12,7 +12,7 @@ from types import TracebackType
 from mmfmt.convert.clone import clone, whole_blocks
 from mmfmt.convert.plan import Copy, Segment
 from mmfmt.convert.stream import Files, stream
-from mmfmt.local_file import LocalFile
+from mmfmt.local_file import LocalFile, release
 from mmfmt.repo import CHUNK, Advance, silent
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
@@ -98,8 +98,10 @@ class Output:
         view = memoryview(data).cast("B")
         if self._hash:
             self._hash.update(view)
+        size = len(view)
         while view:  # the kernel may take less than it was given
             view = view[self._file.write(view) :]
+        self._begin_writeback(size)
 
     def transfer(self, segment: Segment, files: Files) -> Iterator[int]:
         """Append a segment; yields each number of bytes that is done."""
@@ -170,8 +172,14 @@ class Output:
             if self._hash:
                 self._hash.read(source, start, count)
             source.forget(start, start + count)
+            self._begin_writeback(count)
             start += count
             yield count
+
+    def _begin_writeback(self, count: int) -> None:
+        """Send what was appended last on its way: the disk would idle, and all wait at the end."""
+        place = self._file.tell()
+        release(self._file.fileno(), place - count, place)
 
     def _kernel_copy(self, source: int, offset: int, length: int) -> int:
         try:

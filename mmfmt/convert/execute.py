@@ -177,7 +177,7 @@ def _tasks(plan: Plan, options: Options, staging: Staging, job: Job) -> list[Sha
     tasks = [
         ShardTask(
             source=plan.source,
-            sources=tuple(file for file in plan.sources if file.name in shard.sources),
+            sources=plan.sources_of(shard),
             folder=str(staging.folder.absolute()),
             shard=shard,
             hashed=options.hashed or job.push is not None,

@@ -6,7 +6,7 @@ It knows bytes, not models.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
@@ -111,10 +111,10 @@ class PlannedShard:
         return _joined(segment for tensor in self.tensors for segment in tensor.segments)
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def sources(self) -> frozenset[str]:
         """Names of the source files that bytes are read from."""
-        found = (s.source for s in self.segments() if not isinstance(s, Sinusoids))
-        return tuple(dict.fromkeys(found))
+        segments = (segment for tensor in self.tensors for segment in tensor.segments)
+        return frozenset(s.source for s in segments if not isinstance(s, Sinusoids))
 
     @property
     def header(self) -> Header:
@@ -204,9 +204,14 @@ class Plan:
     @cached_property
     def identity(self) -> str:
         """sha256, in hex, of all that decides on the bytes of the shards, wherever they lie."""
-        sources, shards = map(asdict, self.sources), map(asdict, self.shards)
-        parts = (__version__, *sources, *shards)
-        return sha256(json.dumps(parts).encode()).hexdigest()
+        parts = (__version__, *self.sources, *self.shards)
+        # as dataclasses.asdict has them, which copies everything first
+        return sha256(json.dumps(parts, default=vars).encode()).hexdigest()
+
+    def sources_of(self, shard: PlannedShard) -> tuple[SourceFile, ...]:
+        """The source files that a shard is made from."""
+        names = shard.sources
+        return tuple(file for file in self.sources if file.name in names)
 
     @property
     def data_bytes(self) -> int:

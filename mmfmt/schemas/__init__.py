@@ -34,9 +34,10 @@ def _validator(schema: str) -> Validator:
 
 def validate(body: Mapping[str, Any], schema: str, place: str) -> None:
     """Check a JSON body against a schema; MmfmtError with the JSON path of the first fault."""
-    if error := min(_validator(schema).iter_errors(body), key=_path, default=None):
-        path = _path(error)
-        raise MmfmtError(f"{place}: {path}" if path else place, error.message)
+    faults = [(_path(error), error.message) for error in _validator(schema).iter_errors(body)]
+    if faults:
+        path, message = min(faults)
+        raise MmfmtError(f"{place}: {path}" if path else place, message)
 
 
 def _path(error: ValidationError) -> str:

@@ -5,23 +5,18 @@
 The repo is made of sparse files: 70 GB apparent, a few MB on disk, true names and shapes.
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Measured, run_measured
-from benchmarks.synthetic import MEDIUM_TEXT, MEDIUM_VISION, TOKENIZER, config, write_repo
+from benchmarks.synthetic import make_medium
 
 
 def main() -> None:
     """Make the repo, plan it three times, print the medians."""
     with tempfile.TemporaryDirectory() as folder:
-        repo = Path(folder) / "medium"
-        write_repo(repo, config(MEDIUM_TEXT, MEDIUM_VISION), shard_bytes=5_000_000_000)
-        apparent = sum(path.stat().st_size for path in repo.iterdir())
-        print(f"{apparent / 1e9:.1f} GB apparent in {len(list(repo.glob('*.safetensors')))} shards")
-        shutil.copy(TOKENIZER, repo)
+        repo = make_medium(Path(folder) / "medium")
         command = [sys.executable, "-m", "mmfmt", "convert", "hf-to-consolidated", str(repo)]
         runs = [run_measured([*command, "--dry-run"]) for _ in range(3)]
         start = [run_measured([sys.executable, "-m", "mmfmt", "--version"]) for _ in range(3)]

@@ -24,7 +24,7 @@ def converter(source: Path, target: Path, *options: str) -> list[str]:
 
 def copier(source: Path, target: Path) -> list[str]:
     """The command that copies it, byte by byte."""
-    return ["cp", "-r", "--reflink=never", str(source), str(target)]
+    return ["cp", "-r", "--reflink=never", "--sparse=never", str(source), str(target)]
 
 
 def free_bytes(folder: Path) -> int:

@@ -64,6 +64,16 @@ def make(source: Path, gigabytes: float) -> Path:
     return source
 
 
+def make_medium(source: Path) -> Path:
+    """Mistral-Medium-3.5-128B in W4A16 as its 75 GB would lie on a disk, in sparse files."""
+    write_repo(source, config(MEDIUM_TEXT, MEDIUM_VISION), shard_bytes=5_000_000_000)
+    shutil.copy(TOKENIZER, source)
+    size = sum(path.stat().st_size for path in source.iterdir())
+    shards = len(list(source.glob("*.safetensors")))
+    print(f"{size / 1e9:.1f} GB apparent in {shards} shards", flush=True)
+    return source
+
+
 def sized(gigabytes: float) -> dict[str, Any]:
     """config.json of a W4A16 model of about this size, by its number of layers."""
     text, vision = (LARGE_TEXT, LARGE_VISION) if gigabytes > 2 else (SMALL_TEXT, SMALL_VISION)

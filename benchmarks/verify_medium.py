@@ -13,14 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Measured, run_measured
-from benchmarks.synthetic import (
-    MEDIUM_TEXT,
-    MEDIUM_VISION,
-    TOKENIZER,
-    config,
-    write_repo,
-    write_sparse,
-)
+from benchmarks.synthetic import make_medium, write_sparse
 from mmfmt.convert.consolidated import Request, plan_consolidated
 from mmfmt.reader import reader
 from mmfmt.repo import open_repo
@@ -48,8 +41,7 @@ def main() -> None:
 
 
 def _make(repo: Path) -> Path:
-    write_repo(repo, config(MEDIUM_TEXT, MEDIUM_VISION), shard_bytes=5_000_000_000)
-    shutil.copy(TOKENIZER, repo)
+    make_medium(repo)
     for name in OTHERS:
         if (EXAMPLE / name).exists():
             shutil.copy(EXAMPLE / name, repo)

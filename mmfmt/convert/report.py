@@ -29,12 +29,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Per shard, what becomes of its tensors; then the small files."""
     from rich.table import Table
 
-    columns = ("shard", *ACTIONS, "size")
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    actions = [action for action in ACTIONS if any(s.actions[action] for s in plan.shards)]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("shard", overflow="fold")
+    for column in (*actions, "size"):
+        table.add_column(column, justify="right")
     for shard in plan.shards:
-        counts = [shard.actions[action] for action in ACTIONS]
+        counts = [shard.actions[action] for action in actions]
         cells = [*counts, format_bytes(shard.data_bytes)]
         table.add_row(shard.name, *map(str, cells))
     console.print(f"plan: {plan.source} -> {plan.target}")

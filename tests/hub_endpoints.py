@@ -126,8 +126,8 @@ class Endpoints(BaseHTTPRequestHandler):
         self.end_headers()
         for piece in answer.pieces() if self.command != "HEAD" else ():
             data = piece if cut_after is None else piece[: cut_after - request.sent]
+            request.sent += len(data)  # before the client can have it, and look here
             self.wfile.write(data)
-            request.sent += len(data)
         if cut_after is not None:
             self.hub.closing.wait(fault.stall)
             self.close_connection = True

@@ -58,19 +58,20 @@ def make(source: Path, gigabytes: float) -> Path:
     """A W4A16 repo of about this size, with random bytes for weights."""
     shard_bytes = round(min(1e9, gigabytes * 1e9 / 4))
     write_repo(source, sized(gigabytes), shard_bytes, fill=os.urandom(1 << 24))
-    shutil.copy(TOKENIZER, source)
-    size = sum(path.stat().st_size for path in source.iterdir())
-    print(f"{size / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} shards", flush=True)
-    return source
+    return _completed(source)
 
 
 def make_medium(source: Path) -> Path:
     """Mistral-Medium-3.5-128B in W4A16 as its 75 GB would lie on a disk, in sparse files."""
     write_repo(source, config(MEDIUM_TEXT, MEDIUM_VISION), shard_bytes=5_000_000_000)
+    return _completed(source)
+
+
+def _completed(source: Path) -> Path:
+    """With a tokenizer; prints what the repo has become."""
     shutil.copy(TOKENIZER, source)
     size = sum(path.stat().st_size for path in source.iterdir())
-    shards = len(list(source.glob("*.safetensors")))
-    print(f"{size / 1e9:.1f} GB apparent in {shards} shards", flush=True)
+    print(f"{size / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} shards", flush=True)
     return source
 
 

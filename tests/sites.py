@@ -1,6 +1,7 @@
 """Conversions of the tiny example in every direction, to be disturbed and taken up again."""
 
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from tests.processes import (
     contents,
     ended,
     start,
-    wait_for,
     zygote,
 )
 
@@ -85,11 +85,16 @@ class Site:
             outcome = self.next()
             assert outcome.code == 0, outcome
 
+    def begun(self, process: "subprocess.Popen[str]") -> None:
+        """Wait until a process is at work, or at its end if that was missed."""
+        while process.poll() is None and not self.staged():
+            time.sleep(0.001)
+
     def spent(self) -> tuple[float, float]:
         """Seconds that a process takes for the command that is due, and those spent at work."""
         begin = time.monotonic()
         process = start(*MMFMT, *self.commands[self.done])
-        wait_for(process, self.staged)
+        self.begun(process)
         work = time.monotonic()
         outcome = ended(process)
         assert outcome.code == 0, outcome
@@ -100,8 +105,8 @@ class Site:
     def kill(self, seconds: float, at_work: bool) -> None:
         """Kill a process that does the command due, so long after its start or that of its work."""
         process = start(*MMFMT, *self.commands[self.done])
-        while at_work and process.poll() is None and not self.staged():
-            time.sleep(0.001)
+        if at_work:
+            self.begun(process)
         time.sleep(seconds)
         process.kill()
         outcome = ended(process)

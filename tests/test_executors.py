@@ -5,12 +5,10 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -110,23 +108,26 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 def test_dask_loses_a_worker(
-    tmp_path: Path, folder: Path, expected: dict[str, bytes], cluster: LocalCluster, run: Run
+    tmp_path: Path,
+    folder: Path,
+    expected: dict[str, bytes],
+    cluster: LocalCluster,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed after its first shards: the others of its shards are done elsewhere."""
+    """Killed after three shards: the others of its shards are done elsewhere."""
     target, killed = tmp_path / "out", []
 
-    def kill() -> None:
-        while len(list(target.glob(".mmfmt-*/*.safetensors.json"))) < 3:
-            time.sleep(0.001)
-        process = next(iter(cluster.workers.values())).pid
-        os.kill(process, signal.SIGKILL)
-        killed.append(process)
+    def losing(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
+        for number, future in enumerate(as_completed(futures), 1):
+            if number == 3:
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[0], signal.SIGKILL)
+            yield future
 
-    thread = Thread(target=kill)
-    thread.start()
+    monkeypatch.setattr("mmfmt.convert.execute.as_completed", losing)
     address = cluster.scheduler_address.replace("tcp://", "dask://")
     outcome = run("convert", "hf-to-consolidated", folder, target, *SMALL, "--executor", address)
-    thread.join()
     assert outcome.code == 0, outcome
     assert killed
     assert files(target) == expected

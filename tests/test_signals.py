@@ -10,15 +10,26 @@ import pytest
 from tests.processes import MMFMT, Files, Hit, contents, ended, problem, start, wait_for
 from tests.sites import Site, Sites, made_sites
 
-# a copy of a tiny shard takes its time
-SLOW = """
-import os, signal, time
+# stands still at a copy, once so many shards are finished, until interrupted or told to go on
+STILL = """
+import os, signal, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+enough, target = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a shell's background
-copy = os.copy_file_range
-def slow(*arguments):
-    time.sleep(0.1)
+on = threading.Event()
+signal.signal(signal.SIGCONT, lambda *_: on.set())
+copy, shutdown = os.copy_file_range, ThreadPoolExecutor.shutdown
+def copy_later(*arguments):
+    if len([*target.glob(".mmfmt-*/*.safetensors.json")]) >= enough:
+        (target.parent / "still").touch()
+        on.wait()
     return copy(*arguments)
-os.copy_file_range = slow
+def shutdown_by_main(*arguments, **how):
+    if threading.current_thread() is threading.main_thread():  # shards are waited for
+        on.set()
+    shutdown(*arguments, **how)
+os.copy_file_range, ThreadPoolExecutor.shutdown = copy_later, shutdown_by_main
 from mmfmt.cli import main
 main()
 """
@@ -28,9 +39,12 @@ INTERRUPTED = "error: interrupted, nothing was published"
 sites = pytest.fixture(scope="module")(made_sites)
 
 
-def slowly(site: Site) -> "subprocess.Popen[str]":
-    """A process that does the command due, a shard at a time."""
-    return start(sys.executable, "-c", SLOW, *site.commands[site.done], "--jobs", 1)
+def still(site: Site, enough: int) -> "subprocess.Popen[str]":
+    """A process that does the command due, and stands still when so many shards are finished."""
+    command = (sys.executable, "-c", STILL, enough, site.target)
+    process = start(*command, *site.commands[site.done], "--jobs", 1)
+    wait_for(process, (site.target.parent / "still").exists)
+    return process
 
 
 def staged(site: Site, pattern: str) -> list[Path]:
@@ -47,8 +61,8 @@ def visible(site: Site) -> Files:
 def test_nothing_finished(sites: Sites, tmp_path: Path, number: signal.Signals) -> None:
     """Nothing is left, not even DST."""
     site = sites.site("to consolidated", tmp_path / "site")
-    process = slowly(site)
-    wait_for(process, lambda: staged(site, "*.part"))
+    process = still(site, 0)
+    assert staged(site, "*.part")
     process.send_signal(number)
     assert problem(ended(process), 130) == INTERRUPTED
     assert not site.target.exists()
@@ -62,12 +76,11 @@ def test_shards_are_kept(
     """The line says where they are, and that the same command goes on."""
     site = sites.site(direction, tmp_path / "site")
     before = contents(site.target)
-    process = slowly(site)
-    wait_for(process, lambda: len(staged(site, "*.safetensors.json")) > 1)
+    process = still(site, 2)
     process.send_signal(number)
     line = problem(ended(process), 130)
-    count = len(staged(site, "*.safetensors.json"))
-    assert line.startswith(f"{INTERRUPTED}; {count} finished shards are kept in {site.target}/.mm")
+    assert len(staged(site, "*.safetensors.json")) == 2
+    assert line.startswith(f"{INTERRUPTED}; 2 finished shards are kept in {site.target}/.mm")
     assert "the same command goes on from there" in line
     assert staged(site, "*.part") == []
     assert visible(site) == before
@@ -105,10 +118,7 @@ def stopped(sites: Sites, tmp_path: Path) -> "tuple[Site, subprocess.Popen[str]]
 
 
 def stand_still(site: Site) -> "tuple[Site, subprocess.Popen[str]]":
-    process = slowly(site)
-    wait_for(process, lambda: staged(site, "*.safetensors.json"))
-    process.send_signal(signal.SIGSTOP)
-    return site, process
+    return site, still(site, 1)
 
 
 def goes_on(process: "subprocess.Popen[str]") -> None:

@@ -171,6 +171,22 @@ def test_parts_in_processes(
     assert files(target) == expected
 
 
+def test_a_part_is_on_the_disk(
+    tmp_path: Path, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it ends: who publishes it may be another machine, after this one lost its power."""
+    flushed: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.add(os.fstat(file).st_ino))
+    target = tmp_path / "out"
+    assert run("convert", "hf-to-consolidated", folder, target, *SMALL, "--part", "1/1").code == 0
+    inodes = {path.stat().st_ino for path in next(target.iterdir()).iterdir()}
+    left = inodes - flushed
+    assert run("convert", "finalize", target).code == 0
+    published = {path.stat().st_ino for path in target.iterdir() if path.name != "SHA256SUMS"}
+    assert published <= inodes
+    assert not published & left
+
+
 def test_parts_are_numbers(tmp_path: Path, folder: Path, run: Run) -> None:
     for part in ("0/3", "4/3", "1", "a/b", "1/0"):
         outcome = run("convert", "hf-to-consolidated", folder, tmp_path / "out", "--part", part)

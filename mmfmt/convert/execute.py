@@ -20,6 +20,7 @@ from mmfmt.convert.publish import finish, manifest_before
 from mmfmt.convert.shard_task import (
     ShardTask,
     Written,
+    fsync,
     settle,
     write_atomically,
 )
@@ -88,7 +89,7 @@ def execute(plan: Plan, options: Options, watch: Watch = NOBODY) -> Done:
         tasks = _tasks(plan, options, staging, job)
         _check_space(plan, tasks, options)
         staging.write_job(job)
-        _stage_small_files(plan, staging)
+        _stage_small_files(plan, staging, flush=bool(options.part))
         written = tuple(_run(tasks, options, watch))
         watch.begin("flushing to the disk")
         place = None if options.part else finish(staging, job)
@@ -132,7 +133,7 @@ def _job(plan: Plan, options: Options, staging: Staging) -> Job:
         source=plan.source,
         target=plan.target,
         shards={name: header.data_start + header.data_bytes for name, header in headers.items()},
-        files=plan.files[len(plan.shards) :],
+        files=plan.small_files,
         replaces=plan.replaces,
         hashed=options.hashed,
         forced=options.force or bool(before and before.forced),
@@ -209,13 +210,16 @@ def _can_clone(plan: Plan, tasks: Sequence[ShardTask]) -> bool:
     return not remote and can_clone(Path(plan.source, plan.sources[0].name), Path(tasks[0].folder))
 
 
-def _stage_small_files(plan: Plan, staging: Staging) -> None:
+def _stage_small_files(plan: Plan, staging: Staging, flush: bool) -> None:
+    """Those beside the shards; flushed where another machine may publish them."""
     for name, source in plan.copies:
         part = staging.unfinished(name)
         shutil.copyfile(source, part)
         part.replace(staging.folder / name)
     for name, text in plan.texts:
         write_atomically(staging.folder / name, text)
+    for name in plan.small_files if flush else ():
+        fsync(staging.folder / name)
 
 
 def _run(tasks: Sequence[ShardTask], options: Options, watch: Watch) -> list[Written]:

@@ -220,5 +220,9 @@ class Plan:
     @property
     def files(self) -> tuple[str, ...]:
         """Names of all files written, in the order in which they are published."""
-        names = [shard.name for shard in self.shards]
-        return (*names, *(name for name, _ in self.copies), *(name for name, _ in self.texts))
+        return (*(shard.name for shard in self.shards), *self.small_files)
+
+    @property
+    def small_files(self) -> tuple[str, ...]:
+        """Names of the files beside the shards, in the order in which they are published."""
+        return tuple(name for name, _ in (*self.copies, *self.texts))

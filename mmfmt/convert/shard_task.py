@@ -68,8 +68,8 @@ class Written:
     """A finished shard: bytes and sha256 of its file, and how its bytes came about.
 
     `signatures` are those of the source files it was made from. `pushed` is the Hub repo that
-    holds it, uncommitted. `reused` is one that an earlier
-    run had finished; `notes` say why one was not.
+    holds it, uncommitted. `reused` is one that an earlier run had finished; `notes` say why
+    one was not.
     """
 
     name: str

@@ -22,6 +22,8 @@ Sent = tuple[int, str]
 
 # seconds before each further attempt at what huggingface_hub does not try again itself
 _WAITS = (1, 2, 4, 8, 8)
+# seconds without a sign of the Hub after which a request is given up: a commit may take a minute
+_SILENCE = 300
 # the statuses of a conflict, of a commit that came first, and of too many requests
 _BUSY = (409, 412, 429)
 # how the Hub calls a file whose content it does not have
@@ -172,8 +174,9 @@ def _patiently(call: Callable[[], T]) -> T:
 
 
 def _api() -> "HfApi":
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
 
+    get_session().timeout = _SILENCE  # huggingface_hub itself would wait for ever
     return HfApi(library_name="mmfmt", library_version=__version__)
 
 

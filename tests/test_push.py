@@ -220,11 +220,17 @@ def test_passing_trouble_is_waited_out(
     assert commits(hub) == 1
 
 
+@pytest.mark.parametrize("loss", [{"cut_after": 0}, {"stall": 1.5}])
 def test_what_was_done_is_not_done_twice_if_the_answer_is_lost(
-    hub: HubServer, tmp_path: Path, small: dict[str, Path]
+    hub: HubServer,
+    tmp_path: Path,
+    small: dict[str, Path],
+    loss: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("mmfmt.upload._SILENCE", 0.5)
     steps = ("create", "auth-check", "batch", "PUT ", "preupload", INFO, "/tree/", "/commit/")
-    hub.faults = [Fault(step, cut_after=0) for step in steps]
+    hub.faults = [Fault(step, **loss) for step in steps]
     prepare_push(NAME, None)
     url = commit(send_all(tmp_path), small, [".gitattributes"])
     assert not any(fault.times for fault in hub.faults)
@@ -268,6 +274,16 @@ def test_nothing_is_published_where_a_commit_fails(
     assert published() == {}
     commit(sent, small)
     assert published() == SHARDS | SMALL | LARGE_TEXT
+
+
+def test_a_hub_that_falls_silent_is_given_up(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmfmt.upload._SILENCE", 0.2)
+    hub.faults = [Fault("create", times=99, stall=60)]
+    with pytest.raises(MmfmtError) as caught:
+        prepare_push(NAME, None)
+    assert "is out of reach: no answer in time (check the connection" in line_of(caught)
 
 
 def test_a_shard_that_cannot_be_sent_is_named(hub: HubServer, tmp_path: Path) -> None:

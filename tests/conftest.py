@@ -106,7 +106,7 @@ def to_hf(run: Run) -> Run:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub of this test's own, which huggingface_hub talks to in this process."""
-    from huggingface_hub import constants
+    from huggingface_hub import close_session, constants
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -114,3 +114,4 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         for name, value in server.constants(tmp_path / "hf-home").items():
             monkeypatch.setattr(constants, name, value)
         yield server
+        close_session()  # one that a test made impatient is no other's

@@ -125,8 +125,9 @@ def _execute(
     from mmfmt.convert.report import print_done, progress
 
     start = time.monotonic()
+    total = sum(shard.data_bytes for shard in plan.part(*settings.part or (1, 1)))
     with (
-        progress(plan.data_bytes, console) as watch,
+        progress(total, console) as watch,
         _options(plan, folder, request, settings) as options,
     ):
         if not settings.force and is_there(plan):

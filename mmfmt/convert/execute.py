@@ -131,7 +131,6 @@ def _job(plan: Plan, options: Options, staging: Staging) -> Job:
         request=options.request,
         identity=plan.identity,
         source=plan.source,
-        target=plan.target,
         shards={name: header.data_start + header.data_bytes for name, header in headers.items()},
         files=plan.small_files,
         replaces=plan.replaces,
@@ -174,7 +173,6 @@ def _how_to_resume(staging: Staging) -> str:
 
 def _tasks(plan: Plan, options: Options, staging: Staging, job: Job) -> list[ShardTask]:
     """The shards of this run; with `force`, nothing of earlier runs is kept."""
-    number, count = options.part or (1, 1)
     tasks = [
         ShardTask(
             source=plan.source,
@@ -185,7 +183,7 @@ def _tasks(plan: Plan, options: Options, staging: Staging, job: Job) -> list[Sha
             flush=bool(options.part or options.executor),
             push=job.push,
         )
-        for shard in plan.shards[number - 1 :: count]
+        for shard in plan.part(*options.part or (1, 1))
     ]
     for task in tasks if options.force else ():
         task.record.unlink(missing_ok=True)

@@ -213,6 +213,10 @@ class Plan:
         names = shard.sources
         return tuple(file for file in self.sources if file.name in names)
 
+    def part(self, number: int, count: int) -> tuple[PlannedShard, ...]:
+        """The shards of one of `count` parts, which are numbered from 1."""
+        return self.shards[number - 1 :: count]
+
     @property
     def data_bytes(self) -> int:
         return sum(shard.data_bytes for shard in self.shards)

@@ -49,7 +49,7 @@ def finish_staged(staging: Staging) -> str:
         if not staging.marker.exists():
             return finish(staging, job)
         _resume(staging)
-    return job.target
+    return str(staging.target)
 
 
 def _resume(staging: Staging) -> None:
@@ -110,7 +110,7 @@ def _place(staging: Staging, job: Job, records: Mapping[str, Written]) -> str:
     _publish(staging, job, names)
     with suppress(KeyboardInterrupt):  # published is published: the next run removes the rest
         staging.remove()
-    return job.target
+    return str(staging.target)
 
 
 def _commit(staging: Staging, job: Job, records: Mapping[str, Written]) -> str:

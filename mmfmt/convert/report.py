@@ -75,7 +75,8 @@ def print_done(
     elif options.part:
         number, count = options.part
         fix = f"after the last part: mmfmt convert finalize {options.folder}"
-        console.print(f"staged part {number} of {count}, {text}; {fix}")
+        what = text if done.written else "which no shard falls to"
+        console.print(f"staged part {number} of {count}, {what}; {fix}")
 
 
 def _peak() -> int:

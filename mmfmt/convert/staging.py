@@ -47,7 +47,6 @@ class Job:
     request: str
     identity: str
     source: str
-    target: str
     shards: Mapping[str, int]
     files: tuple[str, ...]
     replaces: tuple[str, ...]
@@ -62,7 +61,7 @@ class Job:
 
 
 # of Job's fields, in their order
-_KINDS: tuple[Kind, ...] = (str, str, str, str, dict, tuple, tuple, bool, bool, str | None)
+_KINDS: tuple[Kind, ...] = (str, str, str, dict, tuple, tuple, bool, bool, str | None)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_resumed_from_the_hub(
     # two headers and a shard are served, and then nothing any more
     hub.faults = [Fault("GET /objects/", times=3), Fault("GET /objects/", times=1000, status=404)]
     outcome = to_consolidated(*arguments)
-    assert "1 finished shards are kept" in outcome.error
+    assert "1 finished shard is kept" in outcome.error
     hub.faults = []
     hub.requests.clear()
     done(to_consolidated(*arguments))

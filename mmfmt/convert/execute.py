@@ -167,8 +167,10 @@ def _prepared(staging: Staging, options: Options) -> Iterator[None]:
 
 
 def _how_to_resume(staging: Staging) -> str:
-    kept = f"{staging.finished()} finished shards are kept in {staging.folder}"
-    return f"{kept}: the same command goes on from there, with --force it starts over"
+    count = staging.finished()
+    kept = "1 finished shard is kept" if count == 1 else f"{count} finished shards are kept"
+    resume = "the same command goes on from there, with --force it starts over"
+    return f"{kept} in {staging.folder}: {resume}"
 
 
 def _tasks(plan: Plan, options: Options, staging: Staging, job: Job) -> list[ShardTask]:

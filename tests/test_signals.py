@@ -114,10 +114,7 @@ def test_at_every_rename(sites: Sites, tmp_path: Path, direction: str) -> None:
 @pytest.fixture
 def stopped(sites: Sites, tmp_path: Path) -> "tuple[Site, subprocess.Popen[str]]":
     """A run that stands still in the midst of its work."""
-    return stand_still(sites.site("to consolidated", tmp_path / "site"))
-
-
-def stand_still(site: Site) -> "tuple[Site, subprocess.Popen[str]]":
+    site = sites.site("to consolidated", tmp_path / "site")
     return site, still(site, 1)
 
 
@@ -151,7 +148,8 @@ def test_finalize_while_another_works(stopped: "tuple[Site, subprocess.Popen[str
 
 def test_parts_at_once(sites: Sites, tmp_path: Path) -> None:
     """One stands still while the other does its part; neither lets a whole run in between."""
-    site, process = stand_still(sites.site("parts", tmp_path / "site"))
+    site = sites.site("parts", tmp_path / "site")
+    process = still(site, 1)
     site.done = 1
     second = site.next()
     assert second.code == 0, second
